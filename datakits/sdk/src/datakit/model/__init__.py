@@ -1,0 +1,1 @@
+"""The words of the product as types: datakits, contracts, warehouses, environments, runs. Imports no driver."""

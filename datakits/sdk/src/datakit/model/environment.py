@@ -1,0 +1,47 @@
+"""``environments/NAME.yaml``: where source systems and warehouses are, and how datakits run there.
+
+Never a secret: only references, which name files under the secrets folder (:mod:`datakit.credentials`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from datakit.model._base import Model
+from datakit.model.manifest import KebabName
+
+SecretReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""``REFERENCE/FIELD``: the file ``/run/datakit/secrets/REFERENCE/FIELD``."""
+
+
+class SourceSystem(Model):
+    """Where one source system is, and who reads it."""
+
+    host: Annotated[str, Field(min_length=1, description="Fully qualified name: the SPN is built from it")]
+    port: Annotated[int, Field(gt=0, lt=65536)] = 1433
+    database: Annotated[str, Field(min_length=1)]
+    principal: Annotated[
+        str | None,
+        Field(pattern=r"^[^@/\s]+(/[^@\s]+)?@[^@\s]+$", description="The Kerberos principal that connects, user@REALM"),
+    ] = None
+    server_spn: Annotated[str | None, Field(description="The service principal name, where it is not MSSQLSvc/host:port")] = None
+    encrypt: Annotated[Literal["yes", "strict", "no"], Field(description="TLS; no is for laboratories")] = "yes"
+    trust_server_certificate: Annotated[bool, Field(description="Accept any certificate; for laboratories")] = False
+    host_name_in_certificate: str | None = None
+    read_only_intent: Annotated[bool, Field(description="ApplicationIntent=ReadOnly: let a replica answer")] = False
+    user: Annotated[str | None, Field(description="SQL login, only where Kerberos cannot be had; its password is a secret")] = None
+    password: SecretReference | None = None
+
+
+class Environment(Model):
+    """One environment: ``local``, ``int``, ``qa``, ``prod`` …"""
+
+    name: KebabName
+    runtime: Annotated[Literal["process", "docker", "kubernetes"], Field(description="How datakits run here")]
+    sources: Annotated[dict[KebabName, SourceSystem], Field(description="Connection name → where it is")] = {}
+    warehouses: Annotated[
+        dict[KebabName, dict[str, Any]],
+        Field(description="Connection name → where it is; the keys depend on the warehouse's type"),
+    ] = {}

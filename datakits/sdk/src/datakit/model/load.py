@@ -1,0 +1,136 @@
+"""The values that pass between the engine, a source and a warehouse. Plain frozen dataclasses, no behaviour.
+
+This is the seam: a new source or warehouse is written against this module and its Protocol alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from datakit.model.contract import Column
+from datakit.model.manifest import LoadMode
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """A table of a warehouse, as two unquoted identifiers."""
+
+    schema: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a dataset that an incremental load reads, on its cursor column.
+
+    Values are text in the source's own notation (ISO 8601 for times, decimal digits for numbers, ``0x`` and hex
+    digits for a rowversion), so that they survive the load log unchanged. ``since`` None means from the beginning,
+    ``until`` None means to the end.
+
+    :ivar since: lower bound; ``since_inclusive`` says whether a row of exactly that value is read again.
+    :ivar until: upper bound, always inclusive; also the cursor to store once the load is committed.
+    """
+
+    column: str
+    since: str | None
+    until: str | None
+    since_inclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Slice ``index`` (1-based) of ``count``: rows whose slice column lies in [``lower``, ``upper``).
+
+    A bound of None is open. The first slice has no lower and the last no upper bound, so that the slices of a plan
+    always cover the whole dataset.
+    """
+
+    index: int = 1
+    count: int = 1
+    column: str | None = None
+    lower: str | None = None
+    upper: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """What one run reads: a window on the cursor, cut into slices. Stored once per run, shared by its workers.
+
+    :ivar estimated_rows: for progress only; None if unknown.
+    :ivar empty: whether the source already knows that the window holds no row.
+    """
+
+    window: Window | None
+    slices: tuple[Slice, ...]
+    estimated_rows: int | None = None
+    empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRecord:
+    """One committed load, a row of the warehouse's ``_dk_loads``.
+
+    :ivar cursor: the cursor's value after the load, in the source's notation; None without a cursor.
+    :ivar sequence: grows by one with every commit of the same table; what a later run compares to notice that
+        somebody else committed in between.
+    """
+
+    run_id: str
+    dataset: str
+    table: TableName
+    mode: LoadMode
+    datakit: str
+    rows: int
+    cursor_column: str | None
+    cursor: str | None
+    sequence: int
+    loaded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """A table as the warehouse has it: its columns in contract types, without the ``_dk_`` metadata columns."""
+
+    columns: tuple[Column, ...]
+    metadata: tuple[Column, ...]
+    key: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """Everything a warehouse needs to know about one load before the first row.
+
+    :ivar columns: the columns that batches bring, under the warehouse's names, in order.
+    :ivar constants: metadata columns with one value for the whole load (``_dk_run_id`` …), which the warehouse adds
+        by itself, because it can do so without moving a byte. A value is ``str`` or an aware ``datetime``.
+    :ivar key: key columns under the warehouse's names; ``merge`` needs them.
+    :ivar add: columns to add to the existing table first, in the transaction that commits the load.
+    :ivar widen: columns of the existing table whose type becomes the wider one named here, likewise.
+    :ivar base_sequence: :attr:`LoadRecord.sequence` of the newest load when the run began, 0 if there was none.
+        Commit refuses with LoadInProgress if it is another by then.
+    :ivar slices: how many slices the load has; commit refuses until all are staged.
+    """
+
+    run_id: str
+    dataset: str
+    datakit: str
+    table: TableName
+    mode: LoadMode
+    columns: tuple[Column, ...]
+    constants: Mapping[str, tuple[Column, str | datetime]]
+    key: tuple[str, ...]
+    base_sequence: int
+    slices: int = 1
+    add: tuple[Column, ...] = ()
+    widen: tuple[Column, ...] = ()
+    cursor_column: str | None = None
+    tags: Mapping[str, Any] = field(default_factory=dict)
