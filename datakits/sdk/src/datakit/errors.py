@@ -95,7 +95,29 @@ class ConfigurationError(DatakitError):
 
 
 class InvalidFile(ConfigurationError):
-    """A YAML or JSON file is malformed, has an unknown key or a wrong value."""
+    """A YAML or JSON file is malformed, has an unknown key or a wrong value.
+
+    :param others: further problems of the same file, in its order; ``what`` is the first.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        subject: str | None = None,
+        cause: str | None = None,
+        fix: str | None = None,
+        others: Iterable[InvalidFile] = (),
+    ) -> None:
+        super().__init__(what, subject=subject, cause=cause, fix=fix)
+        self.others = tuple(others)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"Also: {other}" for other in self.others)])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the error as the run report and ``--json`` show it, with ``others``."""
+        return super().as_json() | {"others": [other.as_json() for other in self.others]}
 
 
 class UnknownName(ConfigurationError):

@@ -9,10 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from datakit.model._base import Model
+from datakit.model._base import Model, text_like
 from datakit.model.manifest import KebabName
 
-SecretReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")]
+SecretReference = Annotated[
+    str,
+    text_like(
+        r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+        "REFERENCE/FIELD, which names a secret and never holds one, such as airline-reader/password",
+    ),
+]
 """``REFERENCE/FIELD``: the file ``/run/datakit/secrets/REFERENCE/FIELD``."""
 
 
@@ -24,14 +30,22 @@ class SourceSystem(Model):
     database: Annotated[str, Field(min_length=1)]
     principal: Annotated[
         str | None,
-        Field(pattern=r"^[^@/\s]+(/[^@\s]+)?@[^@\s]+$", description="The Kerberos principal that connects, user@REALM"),
+        text_like(
+            r"^[^@/\s]+(/[^@\s]+)?@[^@\s]+$",
+            "a Kerberos principal with its realm, such as svc-airline@CORP.EXAMPLE",
+            description="The Kerberos principal that connects, user@REALM",
+        ),
     ] = None
-    server_spn: Annotated[str | None, Field(description="The service principal name, where it is not MSSQLSvc/host:port")] = None
+    server_spn: Annotated[
+        str | None, Field(description="The service principal name, where it is not MSSQLSvc/host:port")
+    ] = None
     encrypt: Annotated[Literal["yes", "strict", "no"], Field(description="TLS; no is for laboratories")] = "yes"
     trust_server_certificate: Annotated[bool, Field(description="Accept any certificate; for laboratories")] = False
     host_name_in_certificate: str | None = None
     read_only_intent: Annotated[bool, Field(description="ApplicationIntent=ReadOnly: let a replica answer")] = False
-    user: Annotated[str | None, Field(description="SQL login, only where Kerberos cannot be had; its password is a secret")] = None
+    user: Annotated[
+        str | None, Field(description="SQL login, only where Kerberos cannot be had; its password is a secret")
+    ] = None
     password: SecretReference | None = None
 
 

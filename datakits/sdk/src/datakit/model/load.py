@@ -6,9 +6,8 @@ This is the seam: a new source or warehouse is written against this module and i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from datakit.model.contract import Column
 from datakit.model.manifest import LoadMode
@@ -30,17 +29,21 @@ class Window:
     """The part of a dataset that an incremental load reads, on its cursor column.
 
     Values are text in the source's own notation (ISO 8601 for times, decimal digits for numbers, ``0x`` and hex
-    digits for a rowversion), so that they survive the load log unchanged. ``since`` None means from the beginning,
-    ``until`` None means to the end.
+    digits for a rowversion), so that they survive the load log unchanged. ``since`` None means from the beginning;
+    ``until`` None means that there is no value yet, because the dataset is empty.
 
     :ivar since: lower bound; ``since_inclusive`` says whether a row of exactly that value is read again.
-    :ivar until: upper bound, always inclusive; also the cursor to store once the load is committed.
+    :ivar until: the cursor to store once the load is committed.
+    :ivar bounded: whether rows beyond ``until`` are left for the next load. ``append`` needs it, so that no row is
+        loaded twice. ``merge`` and ``replace`` must not have it: a row that is updated between planning and reading
+        lies beyond ``until`` and would be missing; they read it now, and the next merge reads it again.
     """
 
     column: str
     since: str | None
     until: str | None
     since_inclusive: bool = False
+    bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,16 @@ class ReadPlan:
 
     :ivar estimated_rows: for progress only; None if unknown.
     :ivar empty: whether the source already knows that the window holds no row.
+    :ivar base_sequence: set by the engine: :attr:`LoadRecord.sequence` of the newest load when the plan was made.
+    :ivar fingerprint: set by the engine: what the plan's workers must agree on (mode, columns, datakit).
     """
 
     window: Window | None
     slices: tuple[Slice, ...]
     estimated_rows: int | None = None
     empty: bool = False
+    base_sequence: int = 0
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +140,3 @@ class LoadRequest:
     add: tuple[Column, ...] = ()
     widen: tuple[Column, ...] = ()
     cursor_column: str | None = None
-    tags: Mapping[str, Any] = field(default_factory=dict)

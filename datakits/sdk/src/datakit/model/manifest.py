@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from datakit.model._base import Model
+from datakit.model._base import Model, text_like
 
 _SEMVER = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
 _NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
@@ -17,13 +17,17 @@ _DATASET_NAME = r"^[a-z][a-z0-9_]*$"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
 
-KebabName = Annotated[str, Field(pattern=_NAME, max_length=63)]
+KebabName = Annotated[
+    str, text_like(_NAME, "lower-case words joined by hyphens, such as airline-source", max_length=63)
+]
 """Lower-case words joined by hyphens, at most 63 characters, so that it fits a DNS label and an image's name."""
 
-DatasetName = Annotated[str, Field(pattern=_DATASET_NAME, max_length=63)]
+DatasetName = Annotated[
+    str, text_like(_DATASET_NAME, "lower-case words joined by underscores, such as flight_delays", max_length=63)
+]
 """Lower-case words joined by underscores, at most 63 characters, so that it fits a PostgreSQL table's name."""
 
-Version = Annotated[str, Field(pattern=_SEMVER)]
+Version = Annotated[str, text_like(_SEMVER, "a SemVer version without a leading v, such as 1.2.3")]
 """SemVer without a leading v."""
 
 
@@ -95,7 +99,9 @@ class SubMicrosecond(StrEnum):
 class Cursor(Model):
     """The column that an incremental load continues from."""
 
-    column: Annotated[str, Field(description="An ordered, never-NULL column: a modified-at time, an identity, a rowversion")]
+    column: Annotated[
+        str, Field(description="An ordered, never-NULL column: a modified-at time, an identity, a rowversion")
+    ]
     lag: Annotated[
         Duration,
         Field(
@@ -108,21 +114,26 @@ class Cursor(Model):
 class SlicePlan(Model):
     """How a dataset is cut into slices that load in parallel."""
 
-    column: Annotated[str, Field(description="A never-NULL integer or time column whose range is cut, best the leading key column")]
+    column: Annotated[
+        str, Field(description="A never-NULL integer or time column whose range is cut, best the leading key column")
+    ]
     rows: Annotated[int, Field(gt=0, description="Rows per slice, about")] = 2_000_000
 
 
 class Dataset(Model):
     """One table or query of the source system."""
 
-    table: Annotated[str | None, Field(description="SCHEMA.TABLE; bracket a name that holds a dot: [my.schema].Table")] = None
+    table: Annotated[
+        str | None, Field(description="SCHEMA.TABLE; bracket a name that holds a dot: [my.schema].Table")
+    ] = None
     sql: Annotated[str | None, Field(description="Path of a file with one SELECT, relative to datakit.yaml")] = None
     key: Annotated[tuple[str, ...], Field(description="Columns that identify a row")] = ()
     cursor: Cursor | None = None
     slices: SlicePlan | None = None
     sub_microsecond: SubMicrosecond = SubMicrosecond.REFUSE
     keep_offset: Annotated[
-        bool, Field(description="Keep the offset of datetimeoffset columns in a second column NAME_offset (minutes, int16)")
+        bool,
+        Field(description="Keep the offset of datetimeoffset columns in a second column NAME_offset (minutes, int16)"),
     ] = False
 
     @model_validator(mode="after")
@@ -154,7 +165,9 @@ class SourceDatakit(Model):
     version: Version
     description: str | None = None
     system: Annotated[str, Field(description="The adapter that reads it: sqlserver, or one that a package registers")]
-    connection: Annotated[KebabName, Field(description="The source system's name in environments; where it is comes from there")]
+    connection: Annotated[
+        KebabName, Field(description="The source system's name in environments; where it is comes from there")
+    ]
     isolation: Isolation = Isolation.AUTO
     datasets: Annotated[dict[DatasetName, Dataset], Field(min_length=1)]
 

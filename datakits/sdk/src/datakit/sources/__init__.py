@@ -65,7 +65,11 @@ class Source(Protocol):
     ) -> ReadPlan:
         """Decide what to read.
 
-        :param since: the stored cursor's value, None for everything. A dataset without a cursor has no window.
+        A dataset without a cursor has no window. With one, ``merge`` reads from ``since`` minus the lag, inclusive;
+        ``append`` reads from ``since``, exclusive, up to the present minus the lag, bounded; ``replace`` reads
+        everything. See :class:`~datakit.model.load.Window` for why only ``append`` is bounded.
+
+        :param since: the stored cursor's value, None for everything.
         :param slices: how many; None lets the dataset's ``slices.rows`` decide. A dataset without ``slices`` has one.
         :raises InvalidCursor: the source's highest cursor value lies before ``since``, or a value is NULL.
         """

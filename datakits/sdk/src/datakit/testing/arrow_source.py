@@ -106,14 +106,11 @@ class ArrowSource:
     def plan(
         self, dataset: Dataset, contract: Contract, *, mode: LoadMode, since: str | None, slices: int | None
     ) -> ReadPlan:
-        """Implement :meth:`datakit.sources.Source.plan`.
-
-        ``replace`` has no window: it reads everything whatever ``since`` says.
-        """
+        """Implement :meth:`datakit.sources.Source.plan`."""
         self._raise_fault(dataset, "plan")
         table = self._table(dataset)
         window, empty = None, False
-        if dataset.cursor is not None and mode is not LoadMode.REPLACE:
+        if dataset.cursor is not None:
             window, empty = self._window(dataset, contract, table, mode, since)
         rows = table.num_rows if window is None else _select(table, contract, window, Slice()).num_rows
         cuts: tuple[Slice, ...] = (Slice(),)
@@ -175,8 +172,10 @@ class ArrowSource:
         values = table[column.name]
         if values.null_count:
             raise InvalidCursor("the cursor column has NULLs", subject=where)
+        if mode is LoadMode.REPLACE:
+            since = None
         if not table.num_rows:
-            return Window(column.name, since, since), True
+            return Window(column.name, since, since), since is not None
         highest = max(_text(values, "min", column.type), _text(values, "max", column.type), key=_order(column.type))
         top = to_ordinal(highest, column.type)
         if since is not None and top < to_ordinal(since, column.type):
@@ -187,7 +186,7 @@ class ArrowSource:
                 fix="load everything again: --full",
             )
         lag = lag_ordinal(dataset.cursor.lag, column.type)
-        if mode is LoadMode.MERGE:
+        if mode is not LoadMode.APPEND:
             start = None if since is None else from_ordinal(to_ordinal(since, column.type) - lag, column.type)
             return Window(column.name, start, highest, since_inclusive=True), False
         if lag:
@@ -196,8 +195,8 @@ class ArrowSource:
             top = min(top, limit - lag)
         until = from_ordinal(top, column.type)
         if since is not None and top <= to_ordinal(since, column.type):
-            return Window(column.name, since, since), True
-        return Window(column.name, since, until), False
+            return Window(column.name, since, since, bounded=True), True
+        return Window(column.name, since, until, bounded=True), False
 
 
 class _ArrowStream:
@@ -315,7 +314,7 @@ def _select(table: pa.Table, contract: Contract, window: Window | None, slice_: 
         if window.since is not None:
             compare = pc.greater_equal if window.since_inclusive else pc.greater
             conditions.append(compare(table[window.column], _scalar(window.since, type_)))
-        if window.until is not None:
+        if window.bounded and window.until is not None:
             conditions.append(pc.less_equal(table[window.column], _scalar(window.until, type_)))
     if slice_.column is not None:
         type_ = _type(contract, slice_.column)

@@ -1,0 +1,84 @@
+"""The engine: reads a dataset from its source and lands it in a warehouse, atomically and once.
+
+:func:`run` is what ``datakit run`` calls; :class:`Ingestion` does the same for a source and a warehouse that are
+already open. ``ARCHITECTURE.md`` draws the way of a row.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datakit.errors import DatakitError, NothingToDo, UnknownName
+from datakit.ingest.ingestion import Ingestion
+from datakit.ingest.interrupts import Interrupts
+from datakit.ingest.progress import Progress, default_progress
+from datakit.ingest.report import ReportDraft, check_report_path, default_report_path, write_report
+from datakit.ingest.settings import Settings
+from datakit.model.run import RunReport, RunRequest
+from datakit.sources import Source, open_source
+from datakit.warehouses import open_warehouse
+
+if TYPE_CHECKING:
+    from datakit.model.project import Project
+
+__all__ = ["Ingestion", "Interrupts", "Progress", "ReportDraft", "Settings", "run"]
+
+
+def run(
+    request: RunRequest, project: Project, *, report_path: Path | None = None, progress: Progress | None = None
+) -> RunReport:
+    """Load one dataset into one warehouse, or do one step of a sliced load, and leave a run report.
+
+    :param report_path: where the report goes; None means :func:`datakit.ingest.report.default_report_path`.
+    :raises NothingToDo: there is nothing new; the report says so too.
+    :raises DatakitError: any other failure; the report holds it, and the warehouse is as it was.
+    """
+    report_path = report_path or default_report_path()
+    check_report_path(report_path)
+    draft = ReportDraft(request)
+    try:
+        report = draft.finish(_execute(request, project, draft, progress or default_progress()))
+    except NothingToDo as nothing:
+        write_report(draft.finish("nothing", nothing), report_path)
+        raise
+    except DatakitError as error:
+        write_report(draft.finish("failed", error), report_path)
+        raise
+    except BaseException as error:
+        unexpected = DatakitError(f"unexpected {type(error).__name__}", subject=request.dataset)
+        write_report(draft.finish("failed", unexpected), report_path)
+        raise
+    write_report(report, report_path)
+    return report
+
+
+def _execute(request: RunRequest, project: Project, draft: ReportDraft, progress: Progress) -> str:
+    settings = Settings.resolve(request, project)
+    draft.note_settings(settings)
+    environment = project.environment(request.environment)
+    draft.note(environment=environment.name)
+    config, _, _, source = project.ingest(request.warehouse, request.dataset)
+    file = f"environments/{environment.name}.yaml"
+    if config.connection not in environment.warehouses:
+        raise UnknownName.of("connection", config.connection, environment.warehouses, where=f"{file}: warehouses")
+    system = source.manifest.connection
+    if system not in environment.sources:
+        raise UnknownName.of("connection", system, environment.sources, where=f"{file}: sources")
+
+    def connect() -> Source:
+        return open_source(
+            source.manifest.system,
+            environment.sources[system],
+            isolation=source.manifest.isolation,
+            where=f"{file}: sources.{system}",
+            base=str(source.folder),
+        )
+
+    interrupts = Interrupts()
+    warehouse = open_warehouse(
+        config.type, environment.warehouses[config.connection], where=f"{file}: warehouses.{config.connection}"
+    )
+    with closing(warehouse), interrupts.handled():
+        return Ingestion(settings, connect, warehouse, progress, draft, interrupts).execute()
