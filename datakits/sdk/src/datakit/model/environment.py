@@ -54,8 +54,7 @@ class Environment(Model):
 
     name: KebabName
     runtime: Annotated[Literal["process", "docker", "kubernetes"], Field(description="How datakits run here")]
-    sources: Annotated[dict[KebabName, SourceSystem], Field(description="Connection name → where it is")] = {}
-    warehouses: Annotated[
-        dict[KebabName, dict[str, Any]],
-        Field(description="Connection name → where it is; the keys depend on the warehouse's type"),
-    ] = {}
+    sources: dict[KebabName, SourceSystem] = Field({}, description="Connection name → where it is")
+    warehouses: dict[KebabName, dict[str, Any]] = Field(
+        {}, description="Connection name → where it is; the keys depend on the warehouse's type"
+    )

@@ -87,7 +87,7 @@ class SubMicrosecond(StrEnum):
     """What happens to the 100-nanosecond digit of ``datetime2(7)``, ``time(7)`` and ``datetimeoffset(7)``.
 
     ``refuse`` fails at the first value that has one, ``truncate`` drops it, ``column`` keeps it in a second column
-    ``NAME_ns`` (int16, 0–900). The end-of-time sentinel 9999-12-31 23:59:59.9999999 lands as the last microsecond
+    ``NAME_ns`` (int16, 0 to 900). The end-of-time sentinel 9999-12-31 23:59:59.9999999 lands as the last microsecond
     of that day in every case.
     """
 
@@ -105,8 +105,8 @@ class Cursor(Model):
     lag: Annotated[
         Duration,
         Field(
-            description="How late a row may become visible with an older cursor value. merge reads this far back again; "
-            "append stays this far behind the present. Only for time columns; rowversion needs none"
+            description="How late a row may become visible with an older cursor value. merge reads this far back "
+            "again; append stays this far behind the present. Only for time columns; rowversion needs none"
         ),
     ] = timedelta(0)
 

@@ -49,7 +49,7 @@ class DataType:
     """One type of a contract.
 
     ``time``, ``timestamp`` and ``timestamptz`` count microseconds; ``timestamptz`` is an instant in UTC;
-    ``decimal`` has 1–38 digits of ``precision`` and a ``scale`` of 0 to ``precision``.
+    ``decimal`` has 1 to 38 digits of ``precision`` and a ``scale`` of 0 to ``precision``.
     """
 
     name: TypeName
@@ -86,10 +86,12 @@ class DataType:
         if self == other:
             return True
         if self.name == "decimal":
-            assert self.precision is not None and self.scale is not None  # noqa: S101  # parse() guarantees it
+            assert self.precision is not None  # noqa: S101  # parse() guarantees both
+            assert self.scale is not None  # noqa: S101
             integer_digits = self.precision - self.scale
             if other.name == "decimal":
-                assert other.precision is not None and other.scale is not None  # noqa: S101
+                assert other.precision is not None  # noqa: S101
+                assert other.scale is not None  # noqa: S101
                 return self.scale >= other.scale and integer_digits >= other.precision - other.scale
             return integer_digits >= _INTEGER_DIGITS.get(other.name, 99)
         return self.name in _WIDER.get(other.name, frozenset())
