@@ -1,0 +1,53 @@
+"""Loopback ports and the names of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from datakit_lab.errors import LabUnavailable
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_port(*, udp: bool = False) -> int:
+    """Return a loopback port that nobody uses now, for TCP and, if asked, for UDP too.
+
+    Another process may take it before it is used; who starts a server retries.
+    """
+    for _ in range(50):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp:
+            tcp.bind((LOOPBACK, 0))
+            port = int(tcp.getsockname()[1])
+            if not udp:
+                return port
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, contextlib.suppress(OSError):
+                datagrams.bind((LOOPBACK, port))
+                return port
+    raise LabUnavailable("no loopback port is free for both TCP and UDP", fix="look at who holds them: ss -lntu")
+
+
+def accepts(port: int, *, seconds: float = 1) -> bool:
+    """Whether somebody listens on the loopback TCP ``port``."""
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=seconds):
+        return True
+    return False
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on the loopback TCP ``port`` now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def own_names() -> tuple[str, ...]:
+    """Return the names a client on this machine may ask a service ticket for: ``localhost`` and the host's own.
+
+    Microsoft's driver canonicalises ``localhost`` to the host's name before it builds the SPN.
+    """
+    return tuple(dict.fromkeys(["localhost", socket.gethostname().lower(), socket.getfqdn().lower()]))
