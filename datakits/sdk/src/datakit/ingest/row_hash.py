@@ -32,7 +32,7 @@ class RowHasher:
         import pyarrow as pa
 
         self._connection.register("batch", pa.Table.from_batches([batch]))
-        table: pa.Table = self._connection.execute(self._query).to_arrow_table()
+        table: pa.Table = self._connection.sql(self._query).to_arrow_table()
         return table.column("hash").combine_chunks().cast(pa.string())
 
     def close(self) -> None:
