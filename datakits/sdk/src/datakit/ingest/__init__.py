@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datakit.errors import DatakitError, NothingToDo, UnknownName
+from datakit.errors import DatakitError, NothingToDo
 from datakit.ingest.ingestion import Ingestion
 from datakit.ingest.interrupts import Interrupts
 from datakit.ingest.progress import Progress, default_progress
@@ -60,25 +60,15 @@ def _execute(request: RunRequest, project: Project, draft: ReportDraft, progress
     environment = project.environment(request.environment)
     draft.note(environment=environment.name)
     config, _, _, source = project.ingest(request.warehouse, request.dataset)
-    file = f"environments/{environment.name}.yaml"
-    if config.connection not in environment.warehouses:
-        raise UnknownName.of("connection", config.connection, environment.warehouses, where=f"{file}: warehouses")
-    system = source.manifest.connection
-    if system not in environment.sources:
-        raise UnknownName.of("connection", system, environment.sources, where=f"{file}: sources")
+    system, system_where = project.source_system(environment, source)
+    connection, connection_where = project.warehouse_connection(environment, config)
 
     def connect() -> Source:
+        manifest = source.manifest
         return open_source(
-            source.manifest.system,
-            environment.sources[system],
-            isolation=source.manifest.isolation,
-            where=f"{file}: sources.{system}",
-            base=str(source.folder),
+            manifest.system, system, isolation=manifest.isolation, where=system_where, base=str(source.folder)
         )
 
     interrupts = Interrupts()
-    warehouse = open_warehouse(
-        config.type, environment.warehouses[config.connection], where=f"{file}: warehouses.{config.connection}"
-    )
-    with closing(warehouse), interrupts.handled():
+    with closing(open_warehouse(config.type, connection, where=connection_where)) as warehouse, interrupts.handled():
         return Ingestion(settings, connect, warehouse, progress, draft, interrupts).execute()
