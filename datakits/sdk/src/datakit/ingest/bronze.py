@@ -115,7 +115,7 @@ class BronzeStep:
             arrow_type = target.type.arrow()
             if array.type != arrow_type:
                 try:
-                    array = array.cast(arrow_type)  # noqa: PLW2901  # the widened array takes the place of the narrow one
+                    array = array.cast(arrow_type)
                 except pa.ArrowInvalid as error:
                     raise ValueRefused(
                         f"a value does not fit {target.type}: {error}", subject=f"{self.contract.dataset}.{source.name}"

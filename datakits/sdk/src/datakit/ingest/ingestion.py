@@ -240,7 +240,7 @@ class Ingestion:
             return None
         if last.cursor_column != cursor.column:
             raise InvalidCursor(
-                f"the last load continued from {last.cursor_column or 'no cursor'}, this one would from {cursor.column}",
+                f"the last load continued from {last.cursor_column or 'no cursor'}, this one from {cursor.column}",
                 subject=f"{self._request.dataset} in {self._request.warehouse}",
                 cause="the dataset's cursor was changed in datakit.yaml",
                 fix="rebuild the table once with `datakit run --full`",
