@@ -17,9 +17,9 @@ from pathlib import Path
 import gssapi
 import krb5
 import pytest
-from gssapi.raw import GSSError
 from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.kdc import Kdc
+from gssapi.raw import GSSError
 
 SERVICE = "MSSQLSvc/localhost:1433"
 REVOKED, PREAUTH_FAILED, UNREACHABLE, UNKNOWN_SERVICE = -1765328366, -1765328360, -1765328228, -1765328377
