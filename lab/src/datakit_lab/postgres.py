@@ -80,6 +80,14 @@ class Postgres:
         self._durable = durable
         self._process: ChildProcess | None = None
 
+    @staticmethod
+    def speaks_kerberos() -> bool:
+        """Whether the PostgreSQL of this machine can take tickets (Debian's can, the one from PyPI cannot).
+
+        :raises ProgramMissing: there is no PostgreSQL.
+        """
+        return _programs()[1]
+
     @property
     def log(self) -> Path:
         """The server's log."""
@@ -177,7 +185,12 @@ class Postgres:
 
         if user is None:
             return make_conninfo(host=str(self._sockets), port=self.port, user=_SUPERUSER, dbname=database)
-        return make_conninfo(host="localhost", port=self.port, user=user, password=password, dbname=database)
+        encryption = (
+            "prefer" if password is None else "disable"
+        )  # by a ticket; with a password it would only cost a try
+        return make_conninfo(
+            host="localhost", port=self.port, user=user, password=password, dbname=database, gssencmode=encryption
+        )
 
     def connect(self, database: str = _SUPERUSER) -> psycopg.Connection[tuple[Any, ...]]:
         """Connect as superuser, in autocommit."""
@@ -224,6 +237,13 @@ class Postgres:
 
         with self.connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def drop_role(self, name: str) -> None:
+        """Drop a role; it must own nothing any more."""
+        from psycopg import sql
+
+        with self.connect() as connection:
+            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
 
     @property
     def _data(self) -> Path:

@@ -1,0 +1,145 @@
+"""Pytest fixtures: a KDC, a PostgreSQL and the SQL Server double, each started when the first test asks for it.
+
+Installing datakit-lab makes them available (entry point ``pytest11``). Each pytest-xdist worker has its own servers on
+ports of their own; they end with the worker, however that ends.
+
+Session-wide: ``lab_kdc``, ``lab_certificate``, ``lab_postgres``, ``lab_sqlserver``. For one test: ``lab_database`` (an
+empty database and the role that owns it), ``lab_tickets`` (a credential cache of the service account) and
+``lab_secrets`` (the folder of secret files).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from datakit_lab.certificates import ServerCertificate
+    from datakit_lab.kdc import Kdc
+    from datakit_lab.postgres import Postgres
+
+SERVICE_ACCOUNT: Final = "svc-datakit"
+"""The principal that reads source systems, without its realm."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabDatabase:
+    """An empty PostgreSQL database and the role that owns it."""
+
+    host: str
+    port: int
+    name: str
+    role: str
+    password: str
+    server: Postgres
+
+    def dsn(self) -> str:
+        """Return a libpq connection string for the role, with its password."""
+        return self.server.dsn(self.role, self.password, database=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class LabTickets:
+    """A credential cache of the service account; ``KRB5CCNAME`` names it while the test runs."""
+
+    ccache: Path
+    principal: str
+    keytab: Path
+    kdc: Kdc
+
+    def renew(self) -> None:
+        """Publish a new ticket-granting ticket, whatever happened to the cache."""
+        self.kdc.kinit(self.principal, self.keytab, self.ccache)
+
+    def only_for(self, *services: str) -> None:
+        """Publish a cache that opens these services and no other."""
+        self.kdc.service_tickets(self.principal, self.keytab, self.ccache, *services)
+
+
+@dataclass(frozen=True, slots=True)
+class LabSecrets:
+    """The folder of secret files; ``DATAKIT_SECRETS`` names it while the test runs."""
+
+    folder: Path
+
+    def publish(self, reference: str, value: str) -> Path:
+        """Write the secret ``REFERENCE/FIELD``, replacing what is there at once; mode 0600."""
+        path = self.folder / reference
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        scratch.touch(mode=0o600)
+        scratch.write_text(value, encoding="utf-8")
+        return scratch.replace(path)
+
+
+@pytest.fixture(scope="session")
+def lab_kdc() -> Iterator[Kdc]:
+    """A running KDC with the principal ``svc-datakit``; ``KRB5_CONFIG`` of this process is the realm's."""
+    from datakit_lab.kdc import Kdc
+
+    with Kdc() as kdc, pytest.MonkeyPatch.context() as patch:
+        kdc.add_principal(SERVICE_ACCOUNT)
+        patch.setenv("KRB5_CONFIG", str(kdc.krb5_conf))
+        yield kdc
+
+
+@pytest.fixture(scope="session")
+def lab_certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerCertificate:
+    """A server certificate for this machine's loopback names, and the authority that signed it."""
+    from datakit_lab.certificates import issue_certificate
+
+    return issue_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="session")
+def lab_postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
+    """A running PostgreSQL; with Kerberos where it is built with that (Debian's is)."""
+    from datakit_lab.postgres import Postgres
+
+    kdc = request.getfixturevalue("lab_kdc") if Postgres.speaks_kerberos() else None
+    with Postgres(kdc=kdc, durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def lab_database(lab_postgres: Postgres) -> Iterator[LabDatabase]:
+    """An empty database with an owner of its own; dropped after the test. The test may stop or kill the server."""
+    lab_postgres.start()
+    name = f"test_{secrets.token_hex(6)}"
+    password = secrets.token_urlsafe(12)
+    lab_postgres.create_role(name, password)
+    lab_postgres.create_database(name, owner=name)
+    yield LabDatabase("localhost", lab_postgres.port, name, name, password, lab_postgres)
+    lab_postgres.start()
+    lab_postgres.drop_database(name)
+    lab_postgres.drop_role(name)
+
+
+@pytest.fixture
+def lab_tickets(lab_kdc: Kdc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LabTickets:
+    """A fresh ticket-granting ticket of ``svc-datakit`` in a cache of the test's own."""
+    folder = tmp_path / "tickets"
+    folder.mkdir()
+    tickets = LabTickets(
+        ccache=folder / SERVICE_ACCOUNT,
+        principal=lab_kdc.full_name(SERVICE_ACCOUNT),
+        keytab=lab_kdc.keytab(tmp_path / "svc-datakit.keytab", SERVICE_ACCOUNT),
+        kdc=lab_kdc,
+    )
+    tickets.renew()
+    monkeypatch.setenv("KRB5CCNAME", f"FILE:{tickets.ccache}")
+    return tickets
+
+
+@pytest.fixture
+def lab_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LabSecrets:
+    """An empty folder of secret files."""
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    monkeypatch.setenv("DATAKIT_SECRETS", str(folder))
+    return LabSecrets(folder)
