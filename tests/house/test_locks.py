@@ -21,7 +21,7 @@ PIN = re.compile(
 def pins(name: str) -> dict[str, tuple[str, str]]:
     """Return package → (version, hashes) of one file in locks/, for this Python and platform."""
     text = (ROOT / "locks" / name).read_text(encoding="utf-8")
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for match in PIN.finditer(text):
         requirement = Requirement(match["requirement"])
         if requirement.marker is None or requirement.marker.evaluate():
@@ -60,7 +60,7 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     from importlib.metadata import distributions
 
     locked = pins("requirements.txt")
-    installed = {canonicalize_name(found.metadata["Name"]): found.version for found in distributions()}
+    installed: dict[str, str] = {canonicalize_name(found.metadata["Name"]): found.version for found in distributions()}
     differ = {
         name: (installed[name], version)
         for name, (version, _) in locked.items()
