@@ -1,0 +1,1 @@
+"""The DuckDB adapter: the database file, its catalog, staging and commit."""

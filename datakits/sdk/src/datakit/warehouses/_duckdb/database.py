@@ -1,0 +1,176 @@
+"""One DuckDB file: opened at first use, one cursor per transaction, errors in our words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from datakit.errors import (
+    ConfigurationError,
+    ContractError,
+    DatakitError,
+    InvalidFile,
+    LoadInProgress,
+    LoginRefused,
+    ValueRefused,
+    WarehouseUnavailable,
+)
+from datakit.warehouses._ledger import Execute
+
+_LOCKED: Final = re.compile(r"Conflicting lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
+_FULL: Final = re.compile(
+    r"No space left on device|disk quota exceeded|File too large|Out of (disk )?space", re.IGNORECASE
+)
+
+_locks: dict[str, threading.Lock] = {}
+_locks_guard: Final = threading.Lock()
+
+
+def lock_of(name: str) -> threading.Lock:
+    """Return this process's lock of that name. DuckDB's own file lock keeps every other process out."""
+    with _locks_guard:
+        return _locks.setdefault(name, threading.Lock())
+
+
+class Database:
+    """The file and its settings; thread-safe."""
+
+    def __init__(self, file: Path, memory_limit: str, threads: int | None, *, where: str) -> None:
+        if not file.parent.is_dir():
+            raise InvalidFile(
+                f"the folder of the DuckDB file does not exist: {file.parent}",
+                subject=f"{where}.path",
+                cause="a mistyped path, or a volume that is not mounted; it is not created, lest data land beside the volume",
+                fix=f"correct the path, or: mkdir -p {file.parent}",
+            )
+        self.file = file
+        self._settings: dict[str, str | int | bool] = {
+            "memory_limit": memory_limit,
+            # rows of one load have no order of their own; keeping one costs memory and one of the two threads
+            "preserve_insertion_order": False,
+            # a table that is missing must be an error, never a Python variable of the same name
+            "python_enable_replacements": False,
+            # a load may not fetch code over the network
+            "autoinstall_known_extensions": False,
+        }
+        if threads is not None:
+            self._settings["threads"] = threads
+        self._guard = threading.Lock()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        # catalog changes of two transactions conflict in DuckDB, so those of this process take turns
+        self.ddl = lock_of(f"{file}\0ddl")
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a new connection to the open database. The caller closes it.
+
+        :raises LoadInProgress: another process has the file open.
+        :raises LoginRefused: this user may not read and write the file.
+        """
+        with self._guard:
+            if self._connection is None:
+                with self.translated():
+                    connection = duckdb.connect(str(self.file))
+                    try:
+                        for name, value in self._settings.items():
+                            connection.execute(f"SET GLOBAL {name} = ?", [value])
+                    except BaseException:
+                        connection.close()
+                        raise
+                self._connection = connection
+            cursor = self._connection.cursor()
+            cursor.execute("SET TimeZone = 'UTC'")  # a setting of the session; load log and tests read text in UTC
+            return cursor
+
+    @contextmanager
+    def transaction(self) -> Iterator[Execute]:
+        """Run statements in one transaction: committed at the end, rolled back by any exception."""
+        cursor = self.cursor()
+        try:
+            with self.translated():
+                cursor.execute("BEGIN")
+                try:
+                    yield executor(cursor)
+                    cursor.execute("COMMIT")
+                except BaseException:
+                    with suppress(duckdb.Error):  # a failed COMMIT has already rolled back; the first error counts
+                        cursor.execute("ROLLBACK")
+                    raise
+        finally:
+            cursor.close()
+
+    def close(self) -> None:
+        """Close the file. May be called twice; the next cursor opens it again."""
+        with self._guard:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(duckdb.Error):  # closing writes a checkpoint; if that fails, the log replays it next time
+                connection.close()
+
+    @contextmanager
+    def translated(self, subject: str | None = None) -> Iterator[None]:
+        """Turn DuckDB's errors into ours."""
+        try:
+            yield
+        except duckdb.Error as error:
+            translated = self._translate(error, subject or str(self.file))
+            if isinstance(error, duckdb.FatalException | duckdb.InternalException):
+                self.close()  # DuckDB refuses everything after such an error, until the file is opened again
+            raise translated from None
+
+    def _translate(self, error: duckdb.Error, subject: str) -> DatakitError:
+        text = str(error)
+        first = text.splitlines()[0]
+        if held := _LOCKED.search(text):
+            return LoadInProgress(
+                "another process has the DuckDB file open, and DuckDB lets in one process at a time",
+                subject=subject,
+                cause=f"process {held['pid']} ({held['program']})",
+                fix=f"wait for it, or look at it: ps -fp {held['pid']}",
+            )
+        if _FULL.search(text):
+            return WarehouseUnavailable(
+                f"the disk is full: {first}", subject=subject, fix=f"make room: df -h {self.file.parent}"
+            )
+        if "Permission denied" in text or "read-only" in text.lower() or os.strerror(errno.EROFS) in text:
+            return LoginRefused(
+                f"this process (uid {os.geteuid()}) may not write the DuckDB file: {first}",
+                subject=subject,
+                fix=f"compare owner and mode: ls -ln {self.file.parent}",
+            )
+        if "not a valid DuckDB database file" in text or "different version" in text:
+            return ConfigurationError(
+                f"the file cannot be opened by this DuckDB ({duckdb.__version__}): {first}",
+                subject=subject,
+                fix="name another file, or open it with the DuckDB that wrote it",
+            )
+        match error:
+            case duckdb.TransactionException() | duckdb.SequenceException():
+                return LoadInProgress(f"another load changed the same table: {first}", subject=subject, fix="retry")
+            case duckdb.ConversionException() | duckdb.OutOfRangeException() | duckdb.InvalidInputException():
+                return ValueRefused(f"DuckDB refuses a value: {first}", subject=subject, fix="correct it at the source")
+            case duckdb.CatalogException() | duckdb.BinderException() | duckdb.ConstraintException():
+                return ContractError(f"DuckDB refuses the load: {first}", subject=subject)
+            case duckdb.OutOfMemoryException():
+                return WarehouseUnavailable(
+                    f"DuckDB ran out of its memory: {first}",
+                    subject=subject,
+                    fix="raise memory_limit in the environment",
+                )
+        return WarehouseUnavailable(f"DuckDB failed: {first}", subject=subject, fix="retry")
+
+
+def executor(cursor: duckdb.DuckDBPyConnection) -> Execute:
+    """Return a function that executes on this cursor."""
+
+    def execute(sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return cursor.execute(sql, list(parameters)).fetchall()
+
+    return execute

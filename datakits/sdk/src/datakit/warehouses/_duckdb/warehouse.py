@@ -1,0 +1,254 @@
+"""The warehouse in a DuckDB file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datakit.errors import InvalidKey, LoadInProgress, RowsLost
+from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
+from datakit.model.manifest import LoadMode
+from datakit.warehouses import Load
+from datakit.warehouses._changes import TableChanges, changes_to_fit, wanted_columns
+from datakit.warehouses._duckdb import catalog
+from datakit.warehouses._duckdb.database import Database, lock_of
+from datakit.warehouses._duckdb.load import DuckDBLoad
+from datakit.warehouses._identifiers import check_names, literal, qualified, quote, quote_all, staging_table
+from datakit.warehouses._ledger import Execute, Ledger
+from datakit.warehouses._values import describe_key
+
+
+class DuckDBWarehouse:
+    """See :class:`datakit.warehouses.Warehouse`."""
+
+    def __init__(self, file: Path, memory_limit: str, threads: int | None, *, where: str) -> None:
+        self._database = Database(file, memory_limit, threads, where=where)
+
+    # what there is
+
+    def inspect(self, table: TableName) -> TableState | None:
+        """Return the table as it is."""
+        with self._database.transaction() as execute:
+            return catalog.inspect(execute, table)
+
+    def last_load(self, dataset: str, table: TableName) -> LoadRecord | None:
+        """Return the newest committed load."""
+        with self._database.transaction() as execute:
+            return Ledger(execute, table.schema).last(dataset, table) if _known(execute, table) else None
+
+    def find_load(self, run_id: str, dataset: str, table: TableName) -> LoadRecord | None:
+        """Return the committed load of that run."""
+        with self._database.transaction() as execute:
+            return Ledger(execute, table.schema).find(run_id, dataset, table) if _known(execute, table) else None
+
+    def stored_plan(self, run_id: str, dataset: str, table: TableName) -> ReadPlan | None:
+        """Return the stored plan of the run."""
+        with self._database.transaction() as execute:
+            return Ledger(execute, table.schema).plan(run_id, dataset, table) if _known(execute, table) else None
+
+    # a load
+
+    @contextmanager
+    def exclusive(self, dataset: str, table: TableName) -> Iterator[None]:  # noqa: ARG002  # two datasets into one table must not interleave either
+        """Hold the table: among the threads of this process by a lock, against other processes by DuckDB's file lock."""
+        lock = lock_of(f"{self._database.file}\0{str(table).lower()}")
+        if not lock.acquire(blocking=False):
+            raise LoadInProgress(
+                "another run in this process loads the table",
+                subject=str(table),
+                cause=f"process {os.getpid()} runs two loads of it at once",
+                fix="wait for the other run",
+            )
+        try:
+            self._database.cursor().close()  # takes the file lock now, not after the source was read
+            yield
+        finally:
+            lock.release()
+
+    def remember_plan(self, run_id: str, dataset: str, table: TableName, plan: ReadPlan) -> ReadPlan:
+        """Store the plan of the run if it has none."""
+        with self._database.ddl, self._database.transaction() as execute:
+            catalog.create_schema(execute, table)
+            ledger = Ledger(execute, table.schema)
+            ledger.open_run(run_id, dataset, table, staging_table(run_id, dataset, table), plan)
+            return ledger.plan(run_id, dataset, table) or plan
+
+    def begin(self, request: LoadRequest, slice_: Slice) -> Load | None:
+        """Open staging for one slice."""
+        check_names(
+            (column.name for column in wanted_columns(request)),
+            table=request.table,
+            longest=catalog.LONGEST_NAME,
+            fold=str.lower,
+        )
+        with self._database.ddl, self._database.transaction() as execute:
+            catalog.create_schema(execute, request.table)
+            ledger = Ledger(execute, request.table.schema)
+            if ledger.find(request.run_id, request.dataset, request.table) or ledger.is_staged(request, slice_):
+                return None
+            staging = self._open_staging(execute, request)
+        return DuckDBLoad(self._database, request, slice_, staging)
+
+    def commit(self, request: LoadRequest, cursor: str | None) -> LoadRecord:
+        """Apply the staged slices."""
+        with self._database.ddl:
+            with self._database.transaction() as execute:
+                catalog.create_schema(execute, request.table)
+                ledger = Ledger(execute, request.table.schema)
+                if done := ledger.find(request.run_id, request.dataset, request.table):
+                    return done
+                self._check_base(ledger, request)
+                staging = self._open_staging(execute, request)
+                staged = ledger.staged(request)
+            self._check_staged(request, staging, staged)
+            with self._database.transaction() as execute:
+                ledger = Ledger(execute, request.table.schema)
+                self._check_base(ledger, request)
+                if request.key:
+                    _check_key(execute, request, staging, "the load")
+                self._apply(execute, request, staging)
+                record = ledger.record(request, sum(staged.values()), cursor)
+                for left in ledger.other_staging(request):
+                    execute(f"DROP TABLE IF EXISTS {qualified(left)}", ())
+                ledger.close_runs(request.dataset, request.table)
+            return record
+
+    def discard(self, run_id: str, dataset: str, table: TableName) -> None:
+        """Drop staging and plan of a run."""
+        with self._database.ddl, self._database.transaction() as execute:
+            if _known(execute, table):
+                execute(f"DROP TABLE IF EXISTS {qualified(staging_table(run_id, dataset, table))}", ())
+                Ledger(execute, table.schema).close_run(run_id, dataset, table)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    # parts of a load
+
+    def _open_staging(self, execute: Execute, request: LoadRequest) -> TableName:
+        """Return the run's staging table, made anew if it is missing or was made for other columns."""
+        staging = staging_table(request.run_id, request.dataset, request.table)
+        columns = wanted_columns(request)
+        shape = json.dumps([[column.name, str(column.type), column.nullable] for column in columns])
+        ledger = Ledger(execute, request.table.schema)
+        ledger.open_run(request.run_id, request.dataset, request.table, staging, None)
+        if ledger.shape(request) != shape or not catalog.exists(execute, staging):
+            catalog.create_table(execute, staging, columns)
+            ledger.unmark(request)
+            ledger.set_shape(request, shape)
+        return staging
+
+    def _check_base(self, ledger: Ledger, request: LoadRequest) -> None:
+        last = ledger.last(request.dataset, request.table)
+        if last is not None and last.sequence != request.base_sequence or last is None and request.base_sequence:
+            raise LoadInProgress(
+                f"load {last.sequence if last else 0} is the newest, and this run began after load {request.base_sequence}",
+                subject=str(request.table),
+                cause=f"run {last.run_id} committed at {last.loaded_at:%Y-%m-%d %H:%M:%S} UTC" if last else None,
+                fix="start the run again; it continues from the newest load",
+            )
+
+    def _check_staged(self, request: LoadRequest, staging: TableName, staged: dict[int, int]) -> None:
+        missing = sorted(set(range(1, request.slices + 1)) - set(staged))
+        if missing:
+            raise RowsLost(
+                f"{len(missing)} of {request.slices} slices are not staged, first slice {missing[0]}",
+                subject=str(request.table),
+                fix="retry the run; what is staged is kept",
+            )
+        with self._database.transaction() as execute:
+            held = execute(f"SELECT count(*) FROM {qualified(staging)}", ())[0][0]  # noqa: S608
+            if held == sum(staged.values()):
+                return
+            Ledger(execute, request.table.schema).unmark(request)
+            execute(f"DELETE FROM {qualified(staging)}", ())  # noqa: S608
+        raise RowsLost(
+            f"{sum(staged.values())} rows were staged, and staging holds {held}; it was emptied",
+            subject=str(request.table),
+            fix="retry the run; every slice is read again",
+        )
+
+    def _apply(self, execute: Execute, request: LoadRequest, staging: TableName) -> None:
+        state = catalog.inspect(execute, request.table)
+        target = qualified(request.table)
+        if state is None or (request.mode is LoadMode.REPLACE and not catalog.belongings(execute, request.table)):
+            kept = catalog.comments(execute, request.table) if state else []
+            execute(f"DROP TABLE IF EXISTS {target}", ())
+            execute(f"ALTER TABLE {qualified(staging)} RENAME TO {quote(request.table.table)}", ())
+            names = {column.name.lower() for column in wanted_columns(request)}
+            for column, text in kept:
+                if column is None:
+                    execute(f"COMMENT ON TABLE {target} IS {literal(text)}", ())
+                elif column.lower() in names:
+                    execute(f"COMMENT ON COLUMN {target}.{quote(column)} IS {literal(text)}", ())
+            return
+        emptied = request.mode is LoadMode.REPLACE
+        if emptied:
+            execute(f"DELETE FROM {target}", ())  # noqa: S608
+        _alter(execute, request.table, changes_to_fit(state, request, emptied=emptied))
+        if request.mode is LoadMode.MERGE:
+            known = Ledger(execute, request.table.schema).key_of(request.table)
+            if known is None or known[0] != request.key or known[1] is LoadMode.APPEND:
+                _check_key(execute, request, request.table, "the table")
+            _merge(execute, request, staging)
+        else:
+            names = quote_all(column.name for column in wanted_columns(request))
+            execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {qualified(staging)}", ())  # noqa: S608
+        execute(f"DROP TABLE {qualified(staging)}", ())
+
+
+def _known(execute: Execute, table: TableName) -> bool:
+    return catalog.ledger_exists(execute, table.schema)
+
+
+def _alter(execute: Execute, table: TableName, changes: TableChanges) -> None:
+    for column in changes.add:
+        execute(f"ALTER TABLE {qualified(table)} ADD COLUMN {catalog.column_definition(column)}", ())
+    for column in changes.widen:
+        execute(
+            f"ALTER TABLE {qualified(table)} ALTER COLUMN {quote(column.name)} "
+            f"SET DATA TYPE {catalog.native_type(column.type)}",
+            (),
+        )
+    for name in changes.relax:
+        execute(f"ALTER TABLE {qualified(table)} ALTER COLUMN {quote(name)} DROP NOT NULL", ())
+
+
+def _merge(execute: Execute, request: LoadRequest, staging: TableName) -> None:
+    names = [column.name for column in wanted_columns(request)]
+    others = [name for name in names if name not in request.key]
+    same = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in request.key)
+    update = ", ".join(f"{quote(name)} = s.{quote(name)}" for name in others)
+    execute(
+        f"MERGE INTO {qualified(request.table)} AS t USING {qualified(staging)} AS s ON {same} "  # noqa: S608
+        + (f"WHEN MATCHED THEN UPDATE SET {update} " if others else "")
+        + f"WHEN NOT MATCHED THEN INSERT ({quote_all(names)}) VALUES ({quote_all(names, 's.')})",
+        (),
+    )
+
+
+def _check_key(execute: Execute, request: LoadRequest, table: TableName, what: str) -> None:
+    """Refuse NULLs and duplicates in the key's columns."""
+    key = quote_all(request.key)
+    shown = ", ".join(f"CAST({quote(name)} AS VARCHAR)" for name in request.key)  # Python needs pytz for zoned times
+    null = execute(
+        f"SELECT {shown} FROM {qualified(table)} WHERE {' OR '.join(f'{quote(name)} IS NULL' for name in request.key)} LIMIT 1",  # noqa: S608
+        (),
+    )
+    twice = null or execute(
+        f"SELECT {shown}, count(*) FROM {qualified(table)} GROUP BY {key} HAVING count(*) > 1 LIMIT 1",  # noqa: S608
+        (),
+    )
+    if twice:
+        example = describe_key(dict(zip(request.key, twice[0], strict=False)))
+        problem = "a NULL in the key" if null else f"{twice[0][-1]} rows of one key"
+        raise InvalidKey(
+            f"{what} has {problem} ({', '.join(request.key)}): {example}",
+            subject=str(request.table),
+            cause="the columns do not identify a row of the source",
+            fix="correct key in datakit.yaml, or the rows at the source",
+        )

@@ -1,0 +1,55 @@
+"""DuckDB: the embedded warehouse, one file. See ``docs/warehouses.md`` for its types and guarantees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from datakit.errors import DriverMissing
+from datakit.model import yaml
+from datakit.model._base import Model
+from datakit.warehouses import Warehouse
+
+__all__ = ["DuckDBConnection", "open_warehouse"]
+
+
+class DuckDBConnection(Model):
+    """Where a DuckDB warehouse is: its section of ``environments/NAME.yaml``."""
+
+    path: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="The database file; created if missing, its folder is not. ~ is expanded; a relative path starts at the working directory",
+        ),
+    ]
+    memory_limit: Annotated[
+        str,
+        Field(
+            pattern=r"^[0-9]+(\.[0-9]+)? ?(KB|MB|GB|KiB|MiB|GiB)$",
+            description="How much memory DuckDB may use before it spills to disk; 128 MB loads tables of any size and keeps a run under 300 MB",
+        ),
+    ] = "128MB"
+    threads: Annotated[int | None, Field(gt=0, description="Threads of DuckDB; by default one per processor")] = None
+
+    @property
+    def file(self) -> Path:
+        """The database file, absolute."""
+        return Path(self.path).expanduser().absolute()
+
+
+def open_warehouse(connection: Mapping[str, Any], *, where: str) -> Warehouse:
+    """Open a DuckDB file as a warehouse. The file is opened at first use.
+
+    :raises InvalidFile: the section has an unknown key, lacks ``path``, or the file's folder does not exist.
+    :raises DriverMissing: duckdb is not installed.
+    """
+    settings = yaml.validate(connection, DuckDBConnection, where)
+    try:
+        from datakit.warehouses._duckdb.warehouse import DuckDBWarehouse
+    except ImportError as error:
+        raise DriverMissing.of("DuckDB", "duckdb", error) from None
+    return DuckDBWarehouse(settings.file, settings.memory_limit, settings.threads, where=where)
