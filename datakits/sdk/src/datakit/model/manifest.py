@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from datakit.model._base import Model, text_like
 
 _SEMVER = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$"
-_NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+NAME_PATTERN: Final = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _DATASET_NAME = r"^[a-z][a-z0-9_]*$"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
 
 KebabName = Annotated[
-    str, text_like(_NAME, "lower-case words joined by hyphens, such as airline-source", max_length=63)
+    str, text_like(NAME_PATTERN, "lower-case words joined by hyphens, such as airline-source", max_length=63)
 ]
 """Lower-case words joined by hyphens, at most 63 characters, so that it fits a DNS label and an image's name."""
 

@@ -226,8 +226,15 @@ class Project:
         :raises UnknownName: there is no such dataset.
         :raises InvalidFile: its contract cannot be read.
         """
-        source, name = self._get("datakit", reference, self._datasets, "dataset")
+        source, name = self._dataset(reference)
         return source, name, source.manifest.datasets[name], source.contracts.get(name)
+
+    def dataset_source(self, reference: str) -> LoadedSource:
+        """Return the source datakit that defines ``CONNECTION.DATASET``, without reading the contract.
+
+        :raises UnknownName: there is no such dataset.
+        """
+        return self._dataset(reference)[0]
 
     def datasets(self) -> tuple[str, ...]:
         """Return the references of every dataset in the tree, ``CONNECTION.DATASET``, sorted."""
@@ -253,7 +260,7 @@ class Project:
             )
         ingest = config.ingest[places[0]]
         bronze = self.bronze(ingest.datakit)
-        source = self.dataset(reference)[0]
+        source = self.dataset_source(reference)
         if source not in bronze.sources:
             included = ", ".join(item.datakit for item in bronze.manifest.sources)
             raise InvalidFile(
@@ -332,6 +339,9 @@ class Project:
             else:
                 found[name] = item
         return MappingProxyType(found)
+
+    def _dataset(self, reference: str) -> tuple[LoadedSource, str]:
+        return self._get("datakit", reference, self._datasets, "dataset")
 
     def _get(self, kind: str, name: str, known: Mapping[str, _T], called: str | None = None) -> _T:
         if name in known:

@@ -1,0 +1,104 @@
+"""The ``datakit`` command: one module per group of commands, each of which imports what it needs when it is called.
+
+``datakit --help`` and shell completion must be quick, so nothing here imports pydantic, pyarrow or a driver.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from datakit.cli import check, contract, doctor, new, preview, run, schema
+from datakit.cli._output import show_error, show_unexpected, use_json
+from datakit.errors import ConfigurationError, DatakitError, Interrupted
+
+__all__ = ["app", "main"]
+
+# Typer carries its own copy of click since 0.26 and uses the installed one before; this is the right class in both.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="datakit",
+    help="Define the extraction of a source system once, land it in every warehouse.",
+    epilog="Exit codes: 0 done · 75 temporary, retry · 77 denied · 78 configuration or contract · 99 nothing to do",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("new")(new.new)
+app.command("check")(check.check)
+app.command("preview")(preview.preview)
+app.add_typer(contract.app, name="contract")
+app.command("run")(run.run)
+app.command("doctor")(doctor.doctor)
+app.command("schema")(schema.schema)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from datakit import __version__
+
+        typer.echo(f"datakit {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _datakit(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  # its callback acts
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the code of :mod:`datakit.errors`; 70 is a bug of ours.
+
+    :param arguments: those after the program's name; None takes the process's own.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    use_json("--json" in arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_call(arguments))
+
+
+def _call(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, prog_name="datakit", standalone_mode=False)
+        sys.stdout.flush()
+    except DatakitError as error:
+        show_error(error)
+        return error.exit_code
+    except _UsageError as error:
+        usage = _explain_usage(error)
+        show_error(usage)
+        return usage.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        interrupted = Interrupted("stopped by the keyboard", fix="run it again when it suits")
+        show_error(interrupted)
+        return interrupted.exit_code
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stdout = None  # or Python complains once more when it flushes at exit
+        return 0
+    except Exception as error:  # noqa: BLE001  # the last line of defence: a bug is said in one line, not in a traceback
+        show_unexpected(error)
+        return DatakitError.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _explain_usage(error: Exception) -> ConfigurationError:
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "datakit")
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return ConfigurationError(message.rstrip("."), subject=path, fix=f"see {path} --help")
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Interrupted("stopped by SIGTERM", fix="run it again when it suits")

@@ -1,0 +1,84 @@
+"""How the command line speaks: results on stdout, everything else on stderr, once; JSON where a script asked for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from datakit.errors import DatakitError, InvalidFile, NothingToDo
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_json = False
+
+
+def use_json(wanted: bool) -> None:
+    """Choose between JSON and text for the rest of the process."""
+    global _json
+    _json = wanted
+
+
+def wants_json() -> bool:
+    """Whether ``--json`` was given."""
+    return _json
+
+
+def out() -> Console:
+    """Return a console on stdout. As wide as the text where it is no terminal, so that nothing is cut off in a pipe."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_json(data: Any) -> None:
+    """Print the result as JSON on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def show_error(error: DatakitError) -> None:
+    """Print an error on stderr: what, cause, next step; or one line of JSON."""
+    if _json:
+        sys.stderr.write(json.dumps({"error": error.as_json()}, ensure_ascii=False) + "\n")
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if isinstance(error, NothingToDo):
+        console.print(f"nothing to do: {error}", markup=False)
+        return
+    print_problem(console, error)
+    for other in error.others if isinstance(error, InvalidFile) else ():
+        print_problem(console, other)
+    if os.environ.get("DATAKIT_DEBUG"):
+        sys.stderr.write("".join(traceback.format_exception(error)))
+
+
+def print_problem(console: Console, error: DatakitError) -> None:
+    """Print one problem in a few lines."""
+    from rich.text import Text
+
+    console.print(
+        Text.assemble(("error ", "bold red"), (f"{error.subject}: " if error.subject else "", "bold"), error.what)
+    )
+    if error.cause:
+        console.print(Text.assemble(("  cause: ", "yellow"), error.cause))
+    if error.fix:
+        console.print(Text.assemble(("  next:  ", "green"), error.fix))
+
+
+def show_unexpected(error: Exception) -> None:
+    """Print a bug: one line, and how to see more. What a foreign exception says may hold a secret, so it is kept back."""
+    unexpected = DatakitError(
+        f"unexpected {type(error).__name__}; this is a bug",
+        fix="run it again with DATAKIT_DEBUG=1 to see the traceback, and report it",
+    )
+    if os.environ.get("DATAKIT_DEBUG"):
+        sys.stderr.write("".join(traceback.format_exception(error)))
+    if _json:
+        show_error(unexpected)
+        return
+    sys.stderr.write(f"error {unexpected.what}\n  next:  {unexpected.fix}\n")

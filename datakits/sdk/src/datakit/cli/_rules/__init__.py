@@ -1,0 +1,63 @@
+"""The rules of ``datakit check``: what can be known about a tree without a source, a warehouse or a network.
+
+Each module holds the rules about one kind of file and yields errors, which are the same that a run would raise, but
+all of them at once and with file, line and column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datakit.cli._rules.environments import environment_notes, environment_problems
+from datakit.cli._rules.landing import landing_notes, landing_problems
+from datakit.cli._rules.sources import source_notes, source_problems
+from datakit.errors import DatakitError, InvalidFile
+from datakit.model.project import Project
+
+__all__ = ["Findings", "check_tree"]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a check found.
+
+    :ivar problems: errors; the tree is not fit to be released while there is one.
+    :ivar notes: sentences about what could not be checked, or is not complete yet.
+    """
+
+    problems: tuple[DatakitError, ...]
+    notes: tuple[str, ...]
+
+
+def check_tree(project: Project, only: Path | None = None) -> Findings:
+    """Check everything in the tree.
+
+    :param only: report on files in this folder alone; the rest of the tree is still what they refer to.
+    """
+    rules: tuple[Callable[[Project], Iterable[DatakitError]], ...] = (
+        source_problems,
+        landing_problems,
+        environment_problems,
+    )
+    problems = [*_flat(project.broken), *(problem for rule in rules for problem in _flat(rule(project)))]
+    notes = [*source_notes(project), *landing_notes(project), *environment_notes(project)]
+    if only is not None and only.resolve() != project.root:
+        prefix = f"{only.resolve()}/"
+        problems = [problem for problem in problems if (problem.subject or "").startswith(prefix)]
+        notes = [note for note in notes if note.startswith(prefix)]
+    return Findings(tuple(_without_others(problem) for problem in problems), tuple(notes))
+
+
+def _flat(problems: Iterable[DatakitError]) -> Iterator[DatakitError]:
+    for problem in problems:
+        yield problem
+        if isinstance(problem, InvalidFile):
+            yield from problem.others
+
+
+def _without_others(problem: DatakitError) -> DatakitError:
+    if not isinstance(problem, InvalidFile) or not problem.others:
+        return problem
+    return InvalidFile(problem.what, subject=problem.subject, cause=problem.cause, fix=problem.fix)

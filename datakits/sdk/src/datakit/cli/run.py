@@ -1,0 +1,179 @@
+"""``datakit run``: one run of the run protocol, from options or from the document ``DATAKIT_RUN``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from datakit.cli._options import Environment, Json, complete_dataset, complete_warehouse
+from datakit.cli._output import out, wants_json
+from datakit.errors import ConfigurationError, InvalidFile, UnsupportedProtocol
+
+if TYPE_CHECKING:
+    from datakit.model.run import RunReport, RunRequest
+
+
+def run(
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="CONNECTION.DATASET", autocompletion=complete_dataset, help="What to load."),
+    ] = None,
+    warehouse: Annotated[
+        str | None, typer.Option(metavar="NAME", autocompletion=complete_warehouse, help="Where to load it.")
+    ] = None,
+    environment: Environment = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read everything and rebuild the table, whatever mode and cursor say.")
+    ] = False,
+    slice_: Annotated[
+        str | None,
+        typer.Option(
+            "--slice",
+            metavar="plan|I/N|commit",
+            help="One step of a load that several machines share, under one --run-id.",
+        ),
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, max=64, metavar="N", help="Connections that read slices at once.")
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The same for every try: what was loaded is not loaded again.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where the run report goes. [dim]Default: DATAKIT_REPORT, else /airflow/xcom/return.json[/dim]",
+        ),
+    ] = None,
+    json_: Json = False,  # noqa: ARG001  # known from the arguments before they are parsed
+) -> None:
+    """Load one dataset into one warehouse, and leave a run report.
+
+    Options win over the JSON document of the run protocol in the environment variable DATAKIT_RUN.
+    """
+    request = _request(
+        {
+            "dataset": dataset,
+            "warehouse": warehouse,
+            "environment": environment,
+            "full": full or None,
+            "slice": slice_,
+            "parallel": parallel,
+            "run_id": run_id,
+        }
+    )
+    _log_to_stderr()
+    from datakit.ingest import run as run_dataset
+    from datakit.model.project import Project
+
+    _show(run_dataset(request, Project.find(), report_path=report))
+
+
+def _request(options: dict[str, Any]) -> RunRequest:
+    """Return what the options and ``DATAKIT_RUN`` ask for.
+
+    :raises UnsupportedProtocol: the document has another major version.
+    :raises ConfigurationError: something is missing or wrong.
+    """
+    from datakit.model.run import RunRequest
+    from datakit.model.yaml import validate
+
+    given = {name: value for name, value in options.items() if value is not None}
+    document = os.environ.get("DATAKIT_RUN")
+    request = {**(_read_document(document) if document else {}), **given}
+    for name in ("dataset", "warehouse"):
+        if not request.get(name):
+            raise ConfigurationError(
+                f"no {name} is given",
+                subject="datakit run",
+                fix=f"add --{name} NAME, or set DATAKIT_RUN to a document of the run protocol",
+            )
+    if not request.get("run_id"):
+        if request.get("slice"):
+            raise ConfigurationError(
+                "a sliced load needs a run id",
+                subject="datakit run --slice",
+                cause="every step of the load has to name the same run, or the steps do not find each other",
+                fix="add --run-id ID, the same for plan, every slice and commit",
+            )
+        request["run_id"] = f"manual-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    return validate(request, RunRequest, "DATAKIT_RUN" if document else "datakit run")
+
+
+def _read_document(text: str) -> dict[str, Any]:
+    from datakit.model.run import PROTOCOL
+
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidFile(
+            f"the document is not JSON: {error.msg}", subject=f"DATAKIT_RUN:{error.lineno}:{error.colno}"
+        ) from None
+    if not isinstance(document, dict):
+        raise InvalidFile("the document is no JSON object", subject="DATAKIT_RUN")
+    spoken = document.get("protocol")
+    if not isinstance(spoken, str):
+        raise InvalidFile(
+            "the document does not say its protocol version", subject="DATAKIT_RUN", fix=f'add "protocol": "{PROTOCOL}"'
+        )
+    if spoken.partition(".")[0] != PROTOCOL.partition(".")[0]:
+        raise UnsupportedProtocol(
+            f"the document speaks version {spoken} of the run protocol, this datakit speaks {PROTOCOL}",
+            subject="DATAKIT_RUN",
+            cause="orchestrator and datakit were released at different times",
+            fix="use a datakit release that speaks that version, or an older orchestrator package",
+        )
+    return document
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(
+            {
+                "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "message": record.getMessage(),
+            },
+            ensure_ascii=False,
+        )
+
+
+def _log_to_stderr() -> None:
+    """Log lines for people, or JSON lines where ``DATAKIT_LOG=json``."""
+    handler = logging.StreamHandler(sys.stderr)
+    as_json = os.environ.get("DATAKIT_LOG", "text") == "json"
+    handler.setFormatter(_JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logger = logging.getLogger("datakit")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _show(report: RunReport) -> None:
+    if wants_json():
+        typer.echo(report.model_dump_json(indent=2))
+        return
+    target = f"{report.dataset} → {report.warehouse} ({report.table})"
+    match report.status:
+        case "already_loaded":
+            line = f"{target}: run {report.run_id} is loaded already, {report.rows_written:,} rows"
+        case "planned":
+            line = f"{target}: planned, {report.slices} slices; load each: --slice I/{report.slices} --run-id {report.run_id}"
+        case "staged":
+            line = f"{target}: slice {report.slice} staged, {report.rows_written:,} rows in {report.seconds:.1f} s"
+        case _:
+            rate = f", {report.rows_per_second:,} rows/s" if report.rows_per_second else ""
+            line = f"{target}: {report.rows_written:,} rows in {report.seconds:.1f} s{rate}, {report.mode}"
+            if report.cursor and report.cursor.until:
+                line += f", up to {report.cursor.column} {report.cursor.until}"
+    out().print(line, markup=False)
