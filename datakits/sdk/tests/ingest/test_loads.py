@@ -30,9 +30,9 @@ def test_a_first_load_creates_the_table_with_rows_and_metadata(bench: Bench) -> 
     assert (report.status, report.rows_read, report.rows_written, report.server_rows) == ("loaded", 100, 100, 100)
     assert list(range(1, 101)) == bench.ids()
     metadata = "_dk_run_id, _dk_source, _dk_datakit"
-    assert bench.query(
-        f"SELECT DISTINCT {metadata} FROM bronze.flights"
-    ) == [("run-1", "airline.flights", "sqlserver-bronze@1.0.0")]
+    assert bench.query(f"SELECT DISTINCT {metadata} FROM bronze.flights") == [
+        ("run-1", "airline.flights", "sqlserver-bronze@1.0.0")
+    ]
     assert bench.query("SELECT count(DISTINCT _dk_loaded_at) FROM bronze.flights") == [(1,)]
 
 
@@ -148,7 +148,6 @@ def test_a_source_that_keeps_dropping_fails_and_a_retry_with_the_same_run_contin
 
     assert report.status == "loaded"
     assert list(range(1, 101)) == bench.ids()
-    assert {4} >= {slice_.index for _, slice_ in bench.source.reads} - {1, 2, 3} or bench.source.reads
     assert len(bench.source.reads) < 4, "slices that were staged are not read again"
 
 
@@ -183,11 +182,16 @@ def test_a_slice_of_another_count_is_refused(bench: Bench) -> None:
         bench.run("run-1", slice="1/3")
 
 
-def test_slices_planned_before_another_run_committed_are_refused(bench: Bench) -> None:
+def test_slices_staged_before_another_run_committed_are_not_committed(bench: Bench) -> None:
     bench.run("run-1", slice="1/2")
     bench.run("run-2")
-    with pytest.raises(LoadInProgress, match="another run was committed"):
-        bench.run("run-1", slice="2/2")
+    bench.run("run-1", slice="2/2")
+    with pytest.raises(RowsLost, match="1"):
+        bench.run("run-1", slice="commit")
+
+    bench.run("run-1", slice="1/2")
+    assert "loaded" == bench.run("run-1", slice="commit").status
+    assert list(range(1, 101)) == bench.ids()
 
 
 def test_a_commit_without_a_plan_is_refused(bench: Bench) -> None:

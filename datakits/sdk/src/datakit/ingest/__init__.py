@@ -56,7 +56,6 @@ def run(
 
 def _execute(request: RunRequest, project: Project, draft: ReportDraft, progress: Progress) -> str:
     settings = Settings.resolve(request, project)
-    draft.note_settings(settings)
     environment = project.environment(request.environment)
     draft.note(environment=environment.name)
     config, _, _, source = project.ingest(request.warehouse, request.dataset)

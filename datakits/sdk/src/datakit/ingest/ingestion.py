@@ -91,6 +91,7 @@ class Ingestion:
         self._warehouse = warehouse
         self._progress = progress
         self._draft = draft
+        draft.note_settings(settings)
         self._interrupts = interrupts
         self._seconds_before_retry = seconds_before_retry
         self._cancellation = Cancellation()
