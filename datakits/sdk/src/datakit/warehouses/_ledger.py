@@ -1,8 +1,10 @@
 """The ``_dk_`` tables of a warehouse: committed loads, runs under way, staged slices.
 
 They live in the schema of the tables that they are about, so that one backup or one grant covers both. The SQL is
-the part that DuckDB and PostgreSQL have in common, parameters written ``?``; who executes it owns the transaction.
+the part that DuckDB and PostgreSQL have in common, parameters written ``$1``; who executes it owns the transaction.
 """
+
+# ruff: noqa: S608 -- the names pasted into statements are this module's own, and the schema is quoted
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ _TABLES: Final = {
         slices INTEGER NOT NULL, rows BIGINT NOT NULL, staged_at TIMESTAMPTZ NOT NULL,
         PRIMARY KEY (run_id, dataset, table_name, slice))""",
 }
-_RECORD: Final = "run_id, mode, datakit, rows, cursor_column, cursor_value, sequence, CAST(loaded_at AS TEXT)"  # text: no time zone database needed
+
+# times are read as text, which needs no time zone database on this side
+_RECORD: Final = "run_id, mode, datakit, rows, cursor_column, cursor_value, sequence, CAST(loaded_at AS TEXT)"
+_ONE: Final = "run_id = $1 AND dataset = $2 AND table_name = $3"
 
 
 class Ledger:
@@ -67,11 +72,11 @@ class Ledger:
 
     def find(self, run_id: str, dataset: str, table: TableName) -> LoadRecord | None:
         """Return the load that this run committed."""
-        return self._record("AND run_id = ?", dataset, table, run_id)
+        return self._record("AND run_id = $3", dataset, table, run_id)
 
     def _record(self, condition: str, dataset: str, table: TableName, *more: str) -> LoadRecord | None:
         rows = self._execute(
-            f"SELECT {_RECORD} FROM {self._name(LOADS)} WHERE dataset = ? AND table_name = ? {condition}",  # noqa: S608  # own names
+            f"SELECT {_RECORD} FROM {self._name(LOADS)} WHERE dataset = $1 AND table_name = $2 {condition}",
             (dataset, table.table, *more),
         )
         if not rows:
@@ -83,7 +88,7 @@ class Ledger:
     def key_of(self, table: TableName) -> tuple[tuple[str, ...], LoadMode] | None:
         """Return key and mode of the newest load of the table, by whichever dataset, or None."""
         rows = self._execute(
-            f"SELECT key_columns, mode FROM {self._name(LOADS)} WHERE table_name = ? "  # noqa: S608
+            f"SELECT key_columns, mode FROM {self._name(LOADS)} WHERE table_name = $1 "
             "ORDER BY loaded_at DESC, sequence DESC LIMIT 1",
             (table.table,),
         )
@@ -92,7 +97,7 @@ class Ledger:
     def record(self, request: LoadRequest, rows: int, cursor: str | None) -> LoadRecord:
         """Write the load log's row and return it."""
         started = self._execute(
-            f"SELECT CAST(started_at AS TEXT) FROM {self._name(RUNS)} WHERE run_id = ? AND dataset = ? AND table_name = ?",  # noqa: S608
+            f"SELECT CAST(started_at AS TEXT) FROM {self._name(RUNS)} WHERE {_ONE}",
             _of(request),
         )
         now = datetime.now(UTC)
@@ -109,9 +114,9 @@ class Ledger:
             now,
         )
         self._execute(
-            f"INSERT INTO {self._name(LOADS)} (run_id, dataset, table_name, mode, datakit, rows, cursor_column, "  # noqa: S608
+            f"INSERT INTO {self._name(LOADS)} (run_id, dataset, table_name, mode, datakit, rows, cursor_column, "
             "cursor_value, sequence, key_columns, started_at, loaded_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ), CAST(? AS TIMESTAMPTZ))",
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CAST($11 AS TIMESTAMPTZ), CAST($12 AS TIMESTAMPTZ))",
             (
                 *_of(request),
                 str(request.mode),
@@ -132,8 +137,8 @@ class Ledger:
     def open_run(self, run_id: str, dataset: str, table: TableName, staging: TableName, plan: ReadPlan | None) -> None:
         """Note that the run is under way, with its plan if it has none yet."""
         self._execute(
-            f"INSERT INTO {self._name(RUNS)} AS r (run_id, dataset, table_name, staging, read_plan, started_at) "  # noqa: S608
-            "VALUES (?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ)) ON CONFLICT (run_id, dataset, table_name) "
+            f"INSERT INTO {self._name(RUNS)} AS r (run_id, dataset, table_name, staging, read_plan, started_at) "
+            "VALUES ($1, $2, $3, $4, $5, CAST($6 AS TIMESTAMPTZ)) ON CONFLICT (run_id, dataset, table_name) "
             "DO UPDATE SET read_plan = coalesce(r.read_plan, excluded.read_plan)",
             (run_id, dataset, table.table, staging.table, _plan_to_json(plan), datetime.now(UTC).isoformat()),
         )
@@ -141,23 +146,23 @@ class Ledger:
     def plan(self, run_id: str, dataset: str, table: TableName) -> ReadPlan | None:
         """Return the plan of a run under way."""
         rows = self._execute(
-            f"SELECT read_plan FROM {self._name(RUNS)} WHERE run_id = ? AND dataset = ? AND table_name = ?",  # noqa: S608
+            f"SELECT read_plan FROM {self._name(RUNS)} WHERE {_ONE}",
             (run_id, dataset, table.table),
         )
         return _plan_from_json(rows[0][0]) if rows and rows[0][0] is not None else None
 
-    def other_staging(self, request: LoadRequest) -> list[TableName]:
-        """Return the staging tables of other runs of the same load: what the dead have left behind."""
+    def other_runs(self, request: LoadRequest) -> list[tuple[str, TableName]]:
+        """Return run id and staging table of other runs of the same load, which its commit has made obsolete."""
         rows = self._execute(
-            f"SELECT staging FROM {self._name(RUNS)} WHERE dataset = ? AND table_name = ? AND run_id <> ?",  # noqa: S608
+            f"SELECT run_id, staging FROM {self._name(RUNS)} WHERE dataset = $1 AND table_name = $2 AND run_id <> $3",
             (request.dataset, request.table.table, request.run_id),
         )
-        return [TableName(request.table.schema, staging) for (staging,) in rows]
+        return [(run_id, TableName(request.table.schema, staging)) for run_id, staging in rows]
 
     def shape(self, request: LoadRequest) -> str | None:
         """Return the shape that the run's staging table was created with, None before that."""
         rows = self._execute(
-            f"SELECT shape FROM {self._name(RUNS)} WHERE run_id = ? AND dataset = ? AND table_name = ?",  # noqa: S608
+            f"SELECT shape FROM {self._name(RUNS)} WHERE {_ONE}",
             _of(request),
         )
         return rows[0][0] if rows else None
@@ -165,24 +170,16 @@ class Ledger:
     def set_shape(self, request: LoadRequest, shape: str) -> None:
         """Note the shape of the run's staging table."""
         self._execute(
-            f"UPDATE {self._name(RUNS)} SET shape = ? WHERE run_id = ? AND dataset = ? AND table_name = ?",  # noqa: S608
-            (shape, *_of(request)),
+            f"UPDATE {self._name(RUNS)} SET shape = $4 WHERE {_ONE}",
+            (*_of(request), shape),
         )
 
     def close_run(self, run_id: str, dataset: str, table: TableName) -> None:
         """Forget the run: plan and marks."""
         for name in (SLICES, RUNS):
             self._execute(
-                f"DELETE FROM {self._name(name)} WHERE run_id = ? AND dataset = ? AND table_name = ?",  # noqa: S608
+                f"DELETE FROM {self._name(name)} WHERE {_ONE}",
                 (run_id, dataset, table.table),
-            )
-
-    def close_runs(self, dataset: str, table: TableName) -> None:
-        """Forget every run of the load: the committed one, and those that its commit has made obsolete."""
-        for name in (SLICES, RUNS):
-            self._execute(
-                f"DELETE FROM {self._name(name)} WHERE dataset = ? AND table_name = ?",  # noqa: S608
-                (dataset, table.table),
             )
 
     # staged slices
@@ -191,7 +188,7 @@ class Ledger:
         """Whether this slice is completely staged."""
         return bool(
             self._execute(
-                f"SELECT 1 FROM {self._name(SLICES)} WHERE run_id = ? AND dataset = ? AND table_name = ? AND slice = ?",  # noqa: S608
+                f"SELECT 1 FROM {self._name(SLICES)} WHERE {_ONE} AND slice = $4",
                 (*_of(request), slice_.index),
             )
         )
@@ -199,23 +196,23 @@ class Ledger:
     def mark_staged(self, request: LoadRequest, slice_: Slice, rows: int) -> None:
         """Mark the slice as staged; a second mark violates the primary key."""
         self._execute(
-            f"INSERT INTO {self._name(SLICES)} (run_id, dataset, table_name, slice, slices, rows, staged_at) "  # noqa: S608
-            "VALUES (?, ?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ))",
+            f"INSERT INTO {self._name(SLICES)} (run_id, dataset, table_name, slice, slices, rows, staged_at) "
+            "VALUES ($1, $2, $3, $4, $5, $6, CAST($7 AS TIMESTAMPTZ))",
             (*_of(request), slice_.index, slice_.count, rows, datetime.now(UTC).isoformat()),
         )
 
     def staged(self, request: LoadRequest) -> dict[int, int]:
         """Return slice → rows of every staged slice."""
         rows = self._execute(
-            f"SELECT slice, rows FROM {self._name(SLICES)} WHERE run_id = ? AND dataset = ? AND table_name = ?",  # noqa: S608
+            f"SELECT slice, rows FROM {self._name(SLICES)} WHERE {_ONE}",
             _of(request),
         )
-        return {index: count for index, count in rows}
+        return dict(rows)
 
     def unmark(self, request: LoadRequest) -> None:
         """Forget every mark of the run, because its rows are gone; the plan stays."""
         self._execute(
-            f"DELETE FROM {self._name(SLICES)} WHERE run_id = ? AND dataset = ? AND table_name = ?",  # noqa: S608
+            f"DELETE FROM {self._name(SLICES)} WHERE {_ONE}",
             _of(request),
         )
 

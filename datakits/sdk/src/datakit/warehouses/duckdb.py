@@ -23,14 +23,15 @@ class DuckDBConnection(Model):
         str,
         Field(
             min_length=1,
-            description="The database file; created if missing, its folder is not. ~ is expanded; a relative path starts at the working directory",
+            description="The database file, created if missing; its folder is not. ~ is expanded; "
+            "a relative path starts at the working directory",
         ),
     ]
     memory_limit: Annotated[
         str,
         Field(
             pattern=r"^[0-9]+(\.[0-9]+)? ?(KB|MB|GB|KiB|MiB|GiB)$",
-            description="How much memory DuckDB may use before it spills to disk; 128 MB loads tables of any size and keeps a run under 300 MB",
+            description="How much memory DuckDB may use before it spills to disk; the default loads tables of any size",
         ),
     ] = "128MB"
     threads: Annotated[int | None, Field(gt=0, description="Threads of DuckDB; by default one per processor")] = None

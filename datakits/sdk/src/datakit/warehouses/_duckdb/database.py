@@ -48,7 +48,7 @@ class Database:
             raise InvalidFile(
                 f"the folder of the DuckDB file does not exist: {file.parent}",
                 subject=f"{where}.path",
-                cause="a mistyped path, or a volume that is not mounted; it is not created, lest data land beside the volume",
+                cause="a mistyped path, or a volume that is not mounted (so the folder is never created)",
                 fix=f"correct the path, or: mkdir -p {file.parent}",
             )
         self.file = file

@@ -28,7 +28,7 @@ _STREAM: Final = "_dk_batches"
 _WAITING: Final = 2  # batches between the caller and DuckDB: enough to keep both busy, too few to matter for memory
 
 
-class _Aborted(Exception):
+class _AbortedError(Exception):
     """Ends the stream of an aborted load, so that its INSERT fails and nothing of it is kept."""
 
 
@@ -41,7 +41,7 @@ class DuckDBLoad:
         self._slice = slice_
         self._staging = staging
         self._schema = pa.schema([pa.field(column.name, column.type.arrow()) for column in request.columns])
-        self._batches: queue.Queue[pa.RecordBatch | None | _Aborted] = queue.Queue(_WAITING)
+        self._batches: queue.Queue[pa.RecordBatch | _AbortedError | None] = queue.Queue(_WAITING)
         self._cursor: duckdb.DuckDBPyConnection | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -61,7 +61,8 @@ class DuckDBLoad:
         if self._thread is None:
             self._start()
         self._put(None)
-        assert self._thread is not None and self._cursor is not None  # noqa: S101  # _start() sets both
+        assert self._thread is not None  # noqa: S101  # _start() has set both
+        assert self._cursor is not None  # noqa: S101
         self._thread.join()
         self._raise_failure()
         if self._inserted != rows:
@@ -85,7 +86,7 @@ class DuckDBLoad:
         if self._thread is not None and self._thread.is_alive():
             self._ended = True
             with suppress(queue.Full):  # then the stream notices `_ended` at its next batch
-                self._batches.put_nowait(_Aborted())
+                self._batches.put_nowait(_AbortedError())
             self._thread.join()
         if self._cursor is not None:
             with suppress(duckdb.Error):  # a transaction that has failed already has nothing to roll back
@@ -129,11 +130,11 @@ class DuckDBLoad:
             match self._batches.get():
                 case None:
                     return
-                case _Aborted() as abort:
+                case _AbortedError() as abort:
                     raise abort
                 case batch:
                     yield batch
-        raise _Aborted
+        raise _AbortedError
 
     def _put(self, batch: pa.RecordBatch | None) -> None:
         assert self._thread is not None  # noqa: S101  # callers start it

@@ -1,14 +1,16 @@
 """The warehouse in a DuckDB file."""
 
+# ruff: noqa: S608 -- every name pasted into a statement went through quote()
+
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datakit.errors import InvalidKey, LoadInProgress, RowsLost
+from datakit.errors import LoadInProgress
 from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
 from datakit.model.manifest import LoadMode
 from datakit.warehouses import Load
@@ -16,9 +18,9 @@ from datakit.warehouses._changes import TableChanges, changes_to_fit, wanted_col
 from datakit.warehouses._duckdb import catalog
 from datakit.warehouses._duckdb.database import Database, lock_of
 from datakit.warehouses._duckdb.load import DuckDBLoad
+from datakit.warehouses._guards import check_base, check_complete, check_key, staging_lost
 from datakit.warehouses._identifiers import check_names, literal, qualified, quote, quote_all, staging_table
 from datakit.warehouses._ledger import Execute, Ledger
-from datakit.warehouses._values import describe_key
 
 
 class DuckDBWarehouse:
@@ -53,7 +55,7 @@ class DuckDBWarehouse:
 
     @contextmanager
     def exclusive(self, dataset: str, table: TableName) -> Iterator[None]:  # noqa: ARG002  # two datasets into one table must not interleave either
-        """Hold the table: among the threads of this process by a lock, against other processes by DuckDB's file lock."""
+        """Hold the table: against this process's threads by a lock, against other processes by DuckDB's file lock."""
         lock = lock_of(f"{self._database.file}\0{str(table).lower()}")
         if not lock.acquire(blocking=False):
             raise LoadInProgress(
@@ -100,21 +102,24 @@ class DuckDBWarehouse:
                 ledger = Ledger(execute, request.table.schema)
                 if done := ledger.find(request.run_id, request.dataset, request.table):
                     return done
-                self._check_base(ledger, request)
+                check_base(ledger, request)
                 staging = self._open_staging(execute, request)
                 staged = ledger.staged(request)
-            self._check_staged(request, staging, staged)
+            check_complete(request, staged)
+            self._check_held(request, staging, sum(staged.values()))
             with self._database.transaction() as execute:
                 ledger = Ledger(execute, request.table.schema)
-                self._check_base(ledger, request)
+                check_base(ledger, request)
                 if request.key:
-                    _check_key(execute, request, staging, "the load")
+                    check_key(execute, request, staging, "the load")
                 self._apply(execute, request, staging)
                 record = ledger.record(request, sum(staged.values()), cursor)
-                for left in ledger.other_staging(request):
-                    execute(f"DROP TABLE IF EXISTS {qualified(left)}", ())
-                ledger.close_runs(request.dataset, request.table)
-            return record
+                ledger.close_run(request.run_id, request.dataset, request.table)
+                obsolete = ledger.other_runs(request)
+        for run_id, _ in obsolete:  # each began before this commit, so it could not commit any more
+            with suppress(LoadInProgress):  # somebody still stages it; the next commit finds it again
+                self.discard(run_id, request.dataset, request.table)
+        return record
 
     def discard(self, run_id: str, dataset: str, table: TableName) -> None:
         """Drop staging and plan of a run."""
@@ -142,35 +147,14 @@ class DuckDBWarehouse:
             ledger.set_shape(request, shape)
         return staging
 
-    def _check_base(self, ledger: Ledger, request: LoadRequest) -> None:
-        last = ledger.last(request.dataset, request.table)
-        if last is not None and last.sequence != request.base_sequence or last is None and request.base_sequence:
-            raise LoadInProgress(
-                f"load {last.sequence if last else 0} is the newest, and this run began after load {request.base_sequence}",
-                subject=str(request.table),
-                cause=f"run {last.run_id} committed at {last.loaded_at:%Y-%m-%d %H:%M:%S} UTC" if last else None,
-                fix="start the run again; it continues from the newest load",
-            )
-
-    def _check_staged(self, request: LoadRequest, staging: TableName, staged: dict[int, int]) -> None:
-        missing = sorted(set(range(1, request.slices + 1)) - set(staged))
-        if missing:
-            raise RowsLost(
-                f"{len(missing)} of {request.slices} slices are not staged, first slice {missing[0]}",
-                subject=str(request.table),
-                fix="retry the run; what is staged is kept",
-            )
+    def _check_held(self, request: LoadRequest, staging: TableName, marked: int) -> None:
         with self._database.transaction() as execute:
-            held = execute(f"SELECT count(*) FROM {qualified(staging)}", ())[0][0]  # noqa: S608
-            if held == sum(staged.values()):
+            held = execute(f"SELECT count(*) FROM {qualified(staging)}", ())[0][0]
+            if held == marked:
                 return
             Ledger(execute, request.table.schema).unmark(request)
-            execute(f"DELETE FROM {qualified(staging)}", ())  # noqa: S608
-        raise RowsLost(
-            f"{sum(staged.values())} rows were staged, and staging holds {held}; it was emptied",
-            subject=str(request.table),
-            fix="retry the run; every slice is read again",
-        )
+            execute(f"DELETE FROM {qualified(staging)}", ())
+        raise staging_lost(request, marked=marked, held=held)
 
     def _apply(self, execute: Execute, request: LoadRequest, staging: TableName) -> None:
         state = catalog.inspect(execute, request.table)
@@ -179,25 +163,25 @@ class DuckDBWarehouse:
             kept = catalog.comments(execute, request.table) if state else []
             execute(f"DROP TABLE IF EXISTS {target}", ())
             execute(f"ALTER TABLE {qualified(staging)} RENAME TO {quote(request.table.table)}", ())
-            names = {column.name.lower() for column in wanted_columns(request)}
+            present = {column.name.lower() for column in wanted_columns(request)}
             for column, text in kept:
                 if column is None:
                     execute(f"COMMENT ON TABLE {target} IS {literal(text)}", ())
-                elif column.lower() in names:
+                elif column.lower() in present:
                     execute(f"COMMENT ON COLUMN {target}.{quote(column)} IS {literal(text)}", ())
             return
         emptied = request.mode is LoadMode.REPLACE
         if emptied:
-            execute(f"DELETE FROM {target}", ())  # noqa: S608
+            execute(f"DELETE FROM {target}", ())
         _alter(execute, request.table, changes_to_fit(state, request, emptied=emptied))
         if request.mode is LoadMode.MERGE:
             known = Ledger(execute, request.table.schema).key_of(request.table)
             if known is None or known[0] != request.key or known[1] is LoadMode.APPEND:
-                _check_key(execute, request, request.table, "the table")
+                check_key(execute, request, request.table, "the table")
             _merge(execute, request, staging)
         else:
             names = quote_all(column.name for column in wanted_columns(request))
-            execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {qualified(staging)}", ())  # noqa: S608
+            execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {qualified(staging)}", ())
         execute(f"DROP TABLE {qualified(staging)}", ())
 
 
@@ -224,31 +208,8 @@ def _merge(execute: Execute, request: LoadRequest, staging: TableName) -> None:
     same = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in request.key)
     update = ", ".join(f"{quote(name)} = s.{quote(name)}" for name in others)
     execute(
-        f"MERGE INTO {qualified(request.table)} AS t USING {qualified(staging)} AS s ON {same} "  # noqa: S608
+        f"MERGE INTO {qualified(request.table)} AS t USING {qualified(staging)} AS s ON {same} "
         + (f"WHEN MATCHED THEN UPDATE SET {update} " if others else "")
         + f"WHEN NOT MATCHED THEN INSERT ({quote_all(names)}) VALUES ({quote_all(names, 's.')})",
         (),
     )
-
-
-def _check_key(execute: Execute, request: LoadRequest, table: TableName, what: str) -> None:
-    """Refuse NULLs and duplicates in the key's columns."""
-    key = quote_all(request.key)
-    shown = ", ".join(f"CAST({quote(name)} AS VARCHAR)" for name in request.key)  # Python needs pytz for zoned times
-    null = execute(
-        f"SELECT {shown} FROM {qualified(table)} WHERE {' OR '.join(f'{quote(name)} IS NULL' for name in request.key)} LIMIT 1",  # noqa: S608
-        (),
-    )
-    twice = null or execute(
-        f"SELECT {shown}, count(*) FROM {qualified(table)} GROUP BY {key} HAVING count(*) > 1 LIMIT 1",  # noqa: S608
-        (),
-    )
-    if twice:
-        example = describe_key(dict(zip(request.key, twice[0], strict=False)))
-        problem = "a NULL in the key" if null else f"{twice[0][-1]} rows of one key"
-        raise InvalidKey(
-            f"{what} has {problem} ({', '.join(request.key)}): {example}",
-            subject=str(request.table),
-            cause="the columns do not identify a row of the source",
-            fix="correct key in datakit.yaml, or the rows at the source",
-        )
