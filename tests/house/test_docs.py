@@ -1,0 +1,144 @@
+"""The pages tell the truth: every path exists, every link leads somewhere, every snippet is valid."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from datakit.model.manifest import BronzeDatakit, SourceDatakit
+from datakit.model.warehouse import WarehouseConfig
+from pydantic import BaseModel
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md"), *ROOT.glob("lab/*.md")]
+)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+QUOTED = re.compile(r"`([^`\s]+)`")
+FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FOLDERS = (
+    "datakits/",
+    "warehouses/",
+    "lab/",
+    "benchmarks/",
+    "docs/",
+    "tests/",
+    "scripts/",
+    "locks/",
+    ".ci/",
+    "licenses/",
+)
+MODULE = re.compile(r"^datakit(_lab)?(\.[a-z_]+)+$")
+MADE_ON_REQUEST = {"locks/", ".lab/"}
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def snippets(*languages: str) -> list[tuple[str, str, str]]:
+    """Return (page:number, info, text) of every fenced block in those languages."""
+    found = []
+    for page in PAGES:
+        for number, match in enumerate(FENCE.finditer(page.read_text(encoding="utf-8")), 1):
+            if match[1] in languages:
+                found.append((f"{page.relative_to(ROOT)}:{number}", match[2].strip(), match[3]))
+    return found
+
+
+@pages
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    targets = [target for target in LINK.findall(prose(page)) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pages
+def test_every_path_that_is_named_exists(page: Path) -> None:
+    named = [name for name in QUOTED.findall(prose(page)) if name.startswith(FOLDERS)]
+    real = [name for name in named if not re.search(r"[A-Z]{3,}|[*<{…]", name)]
+    assert [name for name in real if not (ROOT / name).exists()] == []
+
+
+@pages
+def test_every_module_that_is_named_exists(page: Path) -> None:
+    import importlib.util
+
+    names = {name for name in QUOTED.findall(page.read_text(encoding="utf-8")) if MODULE.match(name)}
+    missing = []
+    for name in sorted(names):
+        parent, _, attribute = name.rpartition(".")
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except ModuleNotFoundError:
+            found = False
+        if not found and not hasattr(importlib.import_module(parent), attribute):
+            missing.append(name)
+    assert missing == []
+
+
+@pytest.mark.parametrize(("where", "info", "text"), snippets("yaml"))
+def test_a_yaml_snippet_is_what_the_model_accepts(where: str, info: str, text: str) -> None:
+    document = yaml.safe_load(text)
+    models: dict[str, type[BaseModel]] = {"datakit.yaml": SourceDatakit, "warehouse.yaml": WarehouseConfig}
+    name = Path(info).name
+    if name in models:
+        model = BronzeDatakit if document.get("kind") == "bronze" else models[name]
+        model.model_validate(document)
+    else:
+        assert document is not None, where
+
+
+@pytest.mark.parametrize(("where", "info", "text"), snippets("python"))
+def test_a_python_snippet_runs(where: str, info: str, text: str) -> None:
+    compile(text, where, "exec")
+    if info != "excerpt":
+        done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("where", "info", "text"), snippets("bash", "sh", "shell", "console"))
+def test_a_shell_snippet_calls_what_exists(where: str, info: str, text: str) -> None:
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    makefile = (ROOT / "Makefile").read_text()
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        words = [word for number, word in enumerate(words) if number or "=" not in word]
+        match words:
+            case ["make", target, *_]:
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), line
+            case [program, *arguments] if program.startswith("scripts/"):
+                assert (ROOT / program).is_file(), line
+            case ["datakit" | "datakit-lab" as program, *arguments]:
+                assert_options_exist(program, arguments, line)
+
+
+def assert_options_exist(program: str, arguments: list[str], line: str) -> None:
+    """Compare a command line with what ``--help`` of that command offers."""
+    command: list[str] = [program]
+    help_ = help_of(command)
+    while arguments and re.search(rf"^[ │]+{re.escape(arguments[0])}\s", help_, re.MULTILINE) and "Commands" in help_:
+        command.append(arguments.pop(0))
+        help_ = help_of(command)
+    assert "Commands" not in help_ or not arguments or arguments[0].startswith("-"), f"{line}: no such command"
+    for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", help_), f"{line}: no option {option}"
+
+
+def help_of(command: list[str]) -> str:
+    path = Path(sys.executable).with_name(command[0])
+    done = subprocess.run(
+        [path, *command[1:], "--help"],
+        env={"COLUMNS": "200", "TERM": "dumb", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
