@@ -34,9 +34,8 @@ Environment = Annotated[
         "--environment",
         "-e",
         metavar="NAME",
-        envvar="DATAKIT_ENVIRONMENT",
         autocompletion=complete_environment,
-        help="Where sources and warehouses are.",
+        help="Where sources and warehouses are. [dim]Default: DATAKIT_ENVIRONMENT[/dim]",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

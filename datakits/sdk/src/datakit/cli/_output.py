@@ -71,7 +71,7 @@ def print_problem(console: Console, error: DatakitError) -> None:
 
 
 def show_unexpected(error: Exception) -> None:
-    """Print a bug: one line, and how to see more. What a foreign exception says may hold a secret, so it is kept back."""
+    """Print a bug: one line, and how to see more. A foreign exception's message is kept back: it may hold a secret."""
     unexpected = DatakitError(
         f"unexpected {type(error).__name__}; this is a bug",
         fix="run it again with DATAKIT_DEBUG=1 to see the traceback, and report it",

@@ -53,8 +53,12 @@ def check(
             console.print(
                 f"[dim]note[/dim]  {note}" if console.is_terminal else f"note  {note}", markup=console.is_terminal
             )
-        looked_at = ", ".join(f"{count} {name}" for name, count in checked.items())
-        verdict = f"{len(findings.problems)} problems" if findings.problems else "no problem"
+        looked_at = ", ".join(_count(count, name) for name, count in checked.items() if count)
+        verdict = _count(len(findings.problems), "problems") if findings.problems else "no problem"
         console.print(f"{verdict} in {looked_at} ({project.root})", markup=False)
     if findings.problems:
         raise typer.Exit(ConfigurationError.exit_code)
+
+
+def _count(number: int, plural: str) -> str:
+    return f"{number} {plural.removesuffix('s') if number == 1 else plural}"

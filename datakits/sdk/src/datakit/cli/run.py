@@ -168,7 +168,7 @@ def _show(report: RunReport) -> None:
         case "already_loaded":
             line = f"{target}: run {report.run_id} is loaded already, {report.rows_written:,} rows"
         case "planned":
-            line = f"{target}: planned, {report.slices} slices; load each: --slice I/{report.slices} --run-id {report.run_id}"
+            line = f"{target}: {report.slices} slices planned; next: --slice I/{report.slices} --run-id {report.run_id}"
         case "staged":
             line = f"{target}: slice {report.slice} staged, {report.rows_written:,} rows in {report.seconds:.1f} s"
         case _:

@@ -28,11 +28,12 @@ def schema(
         for path in write_schemas(write):
             out().print(str(path), markup=False)
     elif name is None:
+        summaries = {known: (model.__doc__ or "").splitlines()[0].replace("``", "") for known, model in SCHEMAS.items()}
         if json_:
-            print_json({known: model.__doc__ for known, model in SCHEMAS.items()})
+            print_json(summaries)
             return
-        for known, model in SCHEMAS.items():
-            out().print(f"{known:<14}{(model.__doc__ or '').splitlines()[0]}", markup=False)
+        for known, summary in summaries.items():
+            out().print(f"{known:<14}{summary}", markup=False)
     elif name not in SCHEMAS:
         raise UnknownName.of("schema", name, SCHEMAS)
     else:
