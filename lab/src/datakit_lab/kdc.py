@@ -96,6 +96,7 @@ class Kdc:
     :param clock_skew: difference of clocks that is forgiven. MIT's KDC renews a ticket that expired within it, so
         tests of expiry want one second.
     :param hosts: more host names that belong to the realm, beside this machine's own.
+    :param log: one line for each request; ``kdc.log`` in ``directory`` if None.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Kdc:
         renewable_life: timedelta = timedelta(days=7),
         clock_skew: timedelta = timedelta(minutes=5),
         hosts: tuple[str, ...] = (),
+        log: Path | None = None,
     ) -> None:
         self.realm = realm
         self.ticket_life = ticket_life
@@ -117,6 +119,7 @@ class Kdc:
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="datakit-lab-kdc-")) if directory is None else directory.resolve()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.log = log or self.directory / "kdc.log"
         self._fixed_port = bool(port)
         self.port = port
         self._process: ChildProcess | None = None
@@ -125,11 +128,6 @@ class Kdc:
     def krb5_conf(self) -> Path:
         """The configuration file for clients and services: the value of ``KRB5_CONFIG``."""
         return self.directory / "krb5.conf"
-
-    @property
-    def log(self) -> Path:
-        """The KDC's log: one line for each request."""
-        return self.directory / "kdc.log"
 
     @property
     def running(self) -> bool:

@@ -51,3 +51,15 @@ def own_names() -> tuple[str, ...]:
     Microsoft's driver canonicalises ``localhost`` to the host's name before it builds the SPN.
     """
     return tuple(dict.fromkeys(["localhost", socket.gethostname().lower(), socket.getfqdn().lower()]))
+
+
+def holder_of(port: int) -> str:
+    """Return who listens on the TCP ``port``: ``python3 (process 4711)``, as far as this user may know."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            if listens and connection.pid is not None:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    return "another user's process"

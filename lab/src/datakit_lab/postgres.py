@@ -54,6 +54,7 @@ class Postgres:
     :param certificate: switches TLS on.
     :param durable: False leaves out every sync to disk: faster, and a crash of the machine (not of the server) loses
         data. For tests.
+    :param log: the server's log; ``postgres.log`` in ``directory`` if None.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Postgres:
         kdc: Kdc | None = None,
         certificate: ServerCertificate | None = None,
         durable: bool = True,
+        log: Path | None = None,
     ) -> None:
         self._programs, self._has_kerberos = _programs()
         if kdc is not None and not self._has_kerberos:
@@ -73,6 +75,7 @@ class Postgres:
         self.directory = Path(tempfile.mkdtemp(prefix="datakit-lab-pg-") if directory is None else directory).resolve()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._give(self.directory)
+        self.log = log or self.directory / "postgres.log"
         self._fixed_port = bool(port)
         self.port = port
         self._kdc = kdc
@@ -87,11 +90,6 @@ class Postgres:
         :raises ProgramMissing: there is no PostgreSQL.
         """
         return _programs()[1]
-
-    @property
-    def log(self) -> Path:
-        """The server's log."""
-        return self.directory / "postgres.log"
 
     @property
     def running(self) -> bool:
@@ -237,6 +235,17 @@ class Postgres:
 
         with self.connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def grant(self, database: str, role: str) -> None:
+        """Let ``role`` create schemas in ``database``."""
+        from psycopg import sql
+
+        with self.connect() as connection:
+            connection.execute(
+                sql.SQL("GRANT CREATE, CONNECT ON DATABASE {} TO {}").format(
+                    sql.Identifier(database), sql.Identifier(role)
+                )
+            )
 
     def drop_role(self, name: str) -> None:
         """Drop a role; it must own nothing any more."""

@@ -1,0 +1,305 @@
+"""The ``datakit-lab`` command. Heavy imports happen in the commands that need them."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from datakit_lab.errors import LabError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from datakit_lab.state import LabRecord, LabState
+
+_LOOK_AROUND = """\
+
+Look around:
+  eval "$(datakit-lab env --state-dir {state})"          Kerberos and secrets for this shell
+  klist                                       the tickets
+  datakit-lab status --state-dir {state}
+  datakit-lab mutate --state-dir {state}             let the source change
+  datakit-lab down --state-dir {state}"""
+
+app = typer.Typer(
+    name="datakit-lab",
+    help="A corporate network in a box: KDC, SQL Server double and PostgreSQL, for laptops and tests.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class DataSet(StrEnum):
+    """What the SQL Server double can be filled with."""
+
+    AIRLINE = "airline"
+    TPCH = "tpch"
+    NASTY = "nasty"
+
+
+StateDir = Annotated[
+    Path, typer.Option("--state-dir", envvar="DATAKIT_LAB_STATE", help="Where the lab keeps its files.")
+]
+_DEFAULT_STATE = Path(".lab")
+Life = Annotated[str, typer.Option("--ticket-life", help="Life of a ticket: 30s, 15m, 10h.")]
+
+
+@app.command()
+def up(
+    state_dir: StateDir = _DEFAULT_STATE,
+    data: Annotated[str, typer.Option(help="Data sets, separated by commas: airline, tpch, nasty.")] = "airline",
+    ticket_life: Life = "10h",
+    clock_skew: Annotated[str, typer.Option(help="Difference of clocks the KDC forgives.")] = "5m",
+    kdc_port: Annotated[int, typer.Option(help="Loopback port of the KDC.")] = 10088,
+    sqlserver_port: Annotated[int, typer.Option(help="Loopback port of the SQL Server double.")] = 11433,
+    postgres_port: Annotated[int, typer.Option(help="Loopback port of PostgreSQL.")] = 15432,
+) -> None:
+    """Start the lab in the background and wait until it is ready."""
+    from datakit_lab.lifecycle import start
+    from datakit_lab.state import LabOptions, LabState
+
+    state = LabState(state_dir)
+    options = LabOptions(
+        data=tuple(_data_sets(data)),
+        kdc_port=kdc_port,
+        sqlserver_port=sqlserver_port,
+        postgres_port=postgres_port,
+        ticket_life=int(_duration(ticket_life).total_seconds()),
+        clock_skew=int(_duration(clock_skew).total_seconds()),
+    )
+    console = _console()
+    with console.status("starting the lab"):
+        already, record = start(state, options)
+    console.print("The lab is already running." if already else "The lab is ready.", style="bold")
+    _show(state, record)
+    console.print(_LOOK_AROUND.format(state=state_dir))
+
+
+@app.command()
+def down(state_dir: StateDir = _DEFAULT_STATE) -> None:
+    """Stop everything, and remove tickets, secrets and databases; the logs stay."""
+    from datakit_lab.lifecycle import end
+    from datakit_lab.state import LabState
+
+    ran = end(LabState(state_dir))
+    _console().print("The lab is gone." if ran else "No lab was running; its leftovers, if any, are gone.")
+
+
+@app.command()
+def status(
+    state_dir: StateDir = _DEFAULT_STATE,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Show what runs. The exit code is 0 if all of it does, else 75."""
+    from datakit_lab.lifecycle import look
+    from datakit_lab.state import LabState
+
+    state = LabState(state_dir)
+    found = look(state)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(found.as_json(), indent=2))
+    elif found.record is None or not found.running:
+        _console().print(f"No lab runs in {state_dir}.")
+    else:
+        _show(state, found.record)
+    if not found.healthy:
+        raise typer.Exit(75)
+
+
+@app.command()
+def env(state_dir: StateDir = _DEFAULT_STATE) -> None:
+    """Print what a shell needs to be a client of the lab: eval "$(datakit-lab env)"."""
+    import shlex
+
+    from datakit_lab.lifecycle import running_record
+    from datakit_lab.state import LabState
+
+    for name, value in running_record(LabState(state_dir)).environment.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def ticket(
+    state_dir: StateDir = _DEFAULT_STATE,
+    life: Annotated[str | None, typer.Option(help="A shorter life than the realm's: 30s, 15m.")] = None,
+    tgt: Annotated[bool, typer.Option("--tgt", help="A ticket-granting ticket instead of service tickets.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and renew at half the ticket's life.")] = False,
+) -> None:
+    """Put a fresh ticket of svc-datakit into the lab's credential cache."""
+    from datakit_lab.lifecycle import refresh_ticket
+    from datakit_lab.state import LabState
+
+    shorter = None if life is None else _duration(life)
+    while True:
+        expiry = refresh_ticket(LabState(state_dir), life=shorter, tgt=tgt)
+        _console().print(f"svc-datakit has a ticket until {expiry.astimezone():%H:%M:%S}.")
+        if not watch:
+            return
+        _sleep_until_half(expiry)
+
+
+@app.command()
+def load(name: DataSet, state_dir: StateDir = _DEFAULT_STATE) -> None:
+    """Fill the running SQL Server double with one more data set."""
+    _command(state_dir, "load", name=name.value)
+
+
+@app.command()
+def mutate(
+    step: Annotated[str | None, typer.Argument(help="One step of the source's life; all of them if left out.")] = None,
+    state_dir: StateDir = _DEFAULT_STATE,
+) -> None:
+    """Play the source's life: December arrives, delays are corrected, planes are retired, a column is added."""
+    _command(state_dir, "mutate", step=step)
+
+
+@app.command()
+def faults(
+    fault: Annotated[str, typer.Argument(help="'drop after 5000', 'stall 30', 'error 1205 times 2', or 'clear'.")],
+    state_dir: StateDir = _DEFAULT_STATE,
+) -> None:
+    """Make the SQL Server double misbehave once, or as often as the text says."""
+    _command(state_dir, "fault", text=fault)
+
+
+@app.command()
+def kdc(
+    directory: Annotated[Path | None, typer.Option(help="Where the realm lives; a passing one if left out.")] = None,
+    port: Annotated[int, typer.Option(help="Loopback port, 0 for a free one.")] = 10088,
+    realm: Annotated[str, typer.Option(help="Name of the realm.")] = "LAB.TEST",
+    ticket_life: Life = "10h",
+    principal: Annotated[list[str] | None, typer.Option(help="User or service to create; repeatable.")] = None,
+) -> None:
+    """Run only a KDC, in the foreground, with the principals and one keytab of them all."""
+    from datakit_lab.kdc import Kdc
+
+    _end_on_sigterm()
+    with Kdc(directory, port=port, realm=realm, ticket_life=_duration(ticket_life)) as server:
+        names = [name for name in principal or ["svc-datakit"] if not server.has_principal(name)]
+        for name in names:
+            server.add_principal(name)
+        keytab = server.keytab(server.directory / "lab.keytab", *(principal or ["svc-datakit"]))
+        _until_interrupted(
+            [f"{realm} answers on port {server.port}.", f"KRB5_CONFIG={server.krb5_conf}", f"keytab: {keytab}"]
+        )
+
+
+@app.command()
+def postgres(
+    directory: Annotated[Path | None, typer.Option(help="Where the data lives; a passing one if left out.")] = None,
+    port: Annotated[int, typer.Option(help="Loopback port, 0 for a free one.")] = 15432,
+) -> None:
+    """Run only a PostgreSQL, in the foreground."""
+    from datakit_lab.postgres import Postgres
+
+    _end_on_sigterm()
+    with Postgres(directory, port=port) as server:
+        _until_interrupted([f"PostgreSQL answers on port {server.port}.", f'psql "{server.dsn()}"'])
+
+
+def _duration(text: str) -> timedelta:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = text[:-1], text[-1:]
+    if not (number.isdecimal() and int(number) and unit in units):
+        raise LabError(f"{text!r} is no duration", fix="write a number and s, m, h or d: 30s, 15m, 10h")
+    return timedelta(seconds=int(number) * units[unit])
+
+
+def _data_sets(text: str) -> list[str]:
+    known = [each.value for each in DataSet]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise LabError(f"there is no data set {name!r}", fix=f"choose of: {', '.join(known)}")
+    return names
+
+
+def _command(state_dir: Path, command: str, **arguments: str | None) -> None:
+    """Send a command to the running double and print what it did."""
+    from datakit_lab.control import call
+    from datakit_lab.lifecycle import running_record
+    from datakit_lab.state import LabState
+
+    state = LabState(state_dir)
+    running_record(state)
+    for line in call(state.control, command, **arguments)["did"]:
+        typer.echo(line)
+
+
+def _show(state: LabState, record: LabRecord) -> None:
+    from rich.table import Table
+
+    from datakit_lab.network import accepts
+
+    table = Table("server", "port", "process", "state", "log", box=None, pad_edge=False, header_style="bold")
+    for name, service in record.services.items():
+        answers = service.pid is not None and accepts(service.port)
+        table.add_row(
+            name,
+            str(service.port),
+            str(service.pid or "-"),
+            "[green]answers[/]" if answers else "[red]down[/]",
+            str(Path(service.log).relative_to(state.directory)),
+        )
+    _console().print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _until_interrupted(lines: list[str]) -> None:
+    import signal
+
+    for line in lines:
+        typer.echo(line)
+    typer.echo("Ctrl-C ends it.")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        typer.echo("")
+
+
+def _end_on_sigterm() -> None:
+    """Let SIGTERM end a foreground command as Ctrl-C does, with everything cleaned up."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _sleep_until_half(expiry: datetime) -> None:
+    import time
+    from datetime import UTC
+
+    time.sleep(max(1.0, (expiry - datetime.now(UTC)).total_seconds() / 2))
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def main() -> NoReturn:
+    """Run the command; errors of the lab end it with one message and their exit code."""
+    try:
+        app(standalone_mode=True)
+    except LabError as error:
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False)
+        console.print(f"[bold red]error[/]: {_escaped(error.what)}", soft_wrap=True)
+        if error.fix:
+            console.print(f"[bold]next step[/]: {_escaped(error.fix)}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    sys.exit(0)
