@@ -1,0 +1,173 @@
+"""The only module that imports mssql-python: opens connections, and keeps its surprises in one place.
+
+- It pins Microsoft's ODBC driver, since another provider may become the default that knows no Kerberos.
+- It switches the driver's pool off: its key is the connection string, which does not hold the Kerberos principal, so
+  a process that changes its ticket would go on as the one before.
+- The driver's login timeout does not bound the time that libkrb5 waits for a silent KDC, so a deadline of our own does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, Final, TypeVar
+
+from datakit.credentials import read_secret
+from datakit.credentials.tickets import check_ticket
+from datakit.errors import ConfigurationError, DatakitError, DriverMissing, SourceUnavailable
+from datakit.model.environment import SourceSystem
+from datakit.sources.sqlserver.connection_string import connection_string, service_name
+from datakit.sources.sqlserver.failures import Place, translate
+
+_T = TypeVar("_T")
+_PROVIDER: Final = "msodbcsql18"
+_PROVIDER_VARIABLE: Final = "MSSQL_PYTHON_NATIVE_PROVIDER"
+
+LOGIN_TIMEOUT: Final = 30
+"""Seconds that the driver waits for the server to answer the login."""
+
+CONNECT_DEADLINE: Final = 60
+"""Seconds for the whole, Kerberos included; one silent KDC costs libkrb5 about 27 of them."""
+
+_lock = threading.Lock()
+_module: ModuleType | None = None
+
+
+def load_driver() -> ModuleType:
+    """Import mssql-python and set it up, once.
+
+    :raises DriverMissing: it is not installed.
+    """
+    global _module  # the driver is one per process, and so is its set-up
+    with _lock:
+        if _module is None:
+            os.environ.setdefault(_PROVIDER_VARIABLE, _PROVIDER)
+            try:
+                import mssql_python
+            except ImportError as error:
+                raise DriverMissing.of("SQL Server", "sqlserver", error) from error
+            mssql_python.pooling(enabled=False)
+            _module = mssql_python
+    return _module
+
+
+class Connection:
+    """One connection. Not thread-safe, except for :meth:`close` of an idle one."""
+
+    def __init__(self, raw: Any, system: SourceSystem) -> None:
+        self._raw = raw
+        self._system = system
+
+    def cursor(self) -> Any:
+        """Return a cursor of the driver."""
+        return self._raw.cursor()
+
+    def rows(self, sql: str, parameters: Sequence[Any] = (), *, subject: str | None = None) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows.
+
+        :param subject: what the statement is about, for errors.
+        :raises DatakitError: as :func:`datakit.sources.sqlserver.failures.translate` says.
+        """
+        driver = load_driver()
+        place = self.place(subject)
+        try:
+            cursor = self._raw.cursor()
+            try:
+                cursor.execute(sql, tuple(parameters)) if parameters else cursor.execute(sql)
+                return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+            finally:
+                cursor.close()
+        except (driver.Error, driver.Exception, RuntimeError) as error:
+            raise translate(error, place) from None
+
+    def iterate(self, sql: str, *, subject: str | None = None) -> Iterator[tuple[Any, ...]]:
+        """Run a statement and yield its rows, a thousand at a time in memory."""
+        driver = load_driver()
+        place = self.place(subject)
+        try:
+            cursor = self._raw.cursor()
+            cursor.execute(sql)
+            while rows := cursor.fetchmany(1000):
+                yield from (tuple(row) for row in rows)
+            cursor.close()
+        except (driver.Error, driver.Exception, RuntimeError) as error:
+            raise translate(error, place) from None
+
+    def place(self, subject: str | None = None) -> Place:
+        """Return where this is, for errors."""
+        return Place(self._system, subject or f"{self._system.host}:{self._system.port}")
+
+    def close(self) -> None:
+        """Close it; a connection that is already broken is closed, too. May be called twice."""
+        raw, self._raw = self._raw, None
+        if raw is None:
+            return
+        driver = load_driver()
+        try:
+            raw.close()
+        except (driver.Error, driver.Exception, RuntimeError):
+            # The server is gone, and it ended the session on its side.
+            return
+
+
+def connect(system: SourceSystem, *, where: str) -> Connection:
+    """Open a connection, after making sure that the credentials have a chance.
+
+    :param where: the file and key that ``system`` comes from.
+    :raises TicketError: the credential cache cannot be used.
+    :raises AccessDenied: the KDC or the server refuses.
+    :raises SourceUnavailable: the server or the KDC does not answer.
+    """
+    driver = load_driver()
+    secret = None
+    if system.user is None:
+        check_ticket(system.principal, [service_name(system)])
+    else:
+        if system.password is None:
+            raise ConfigurationError(
+                f"the SQL login {system.user!r} has no password",
+                subject=where,
+                fix="name its secret: password: REF/FIELD",
+            )
+        secret = read_secret(system.password)
+    text = connection_string(system, password=secret.reveal() if secret else None)
+    place = Place(system, f"{system.host}:{system.port}")
+
+    def open_raw() -> Any:
+        return driver.connect(text, autocommit=True, timeout=LOGIN_TIMEOUT)
+
+    try:
+        return Connection(_within(CONNECT_DEADLINE, open_raw, place), system)
+    except DatakitError:
+        raise
+    except (driver.Error, driver.Exception, driver.ConnectionStringParseError, RuntimeError) as error:
+        raise translate(error, place) from None
+
+
+def _within(seconds: float, function: Callable[[], _T], place: Place) -> _T:
+    """Call a function that cannot be interrupted, and stop waiting for it after some time."""
+    done = threading.Event()
+    results: list[_T] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001  # it is raised again where the caller waits
+            failures.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=work, name=f"connect {place.subject}", daemon=True).start()
+    if not done.wait(seconds):
+        raise SourceUnavailable(
+            f"nobody answered within {seconds:.0f} seconds",
+            subject=place.subject,
+            cause="the server or a KDC takes connections but says nothing",
+            fix=f"check: nc -vz {place.system.host} {place.system.port}; kvno {service_name(place.system)}",
+        )
+    if failures:
+        raise failures[0]
+    return results[0]
