@@ -96,12 +96,12 @@ def test_a_yaml_snippet_is_what_the_model_accepts(where: str, info: str, text: s
         assert document is not None, where
 
 
-@pytest.mark.parametrize(("where", "info", "text"), snippets("python"))
-def test_a_python_snippet_runs(where: str, info: str, text: str) -> None:
-    compile(text, where, "exec")
-    if info != "excerpt":
-        done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+def test_python_snippets_run() -> None:
+    for where, info, text in snippets("python"):
+        compile(text, where, "exec")
+        if info != "excerpt":
+            done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, f"{where}: {done.stderr}"
 
 
 @pytest.mark.parametrize(("where", "info", "text"), snippets("bash", "sh", "shell", "console"))

@@ -6,8 +6,6 @@ import hashlib
 from importlib.metadata import distribution
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 ROOT = Path(__file__).resolve().parents[2]
 MICROSOFT = "MICROSOFT_ODBC_DRIVER_FOR_SQL_SERVER_LICENSE.txt"
 
@@ -23,15 +21,3 @@ def test_microsofts_terms_are_those_of_the_installed_driver() -> None:
     expected = theirs.read_text(encoding="utf-8").replace("\r\n", "\n")
     ours = ROOT / "licenses" / "MICROSOFT_ODBC_DRIVER_18_FOR_SQL_SERVER.txt"
     assert expected == ours.read_text(encoding="utf-8")
-
-
-def test_every_package_we_ask_for_is_in_the_notes() -> None:
-    notes = (ROOT / "THIRD_PARTY_LICENSES.md").read_text(encoding="utf-8")
-    asked = {
-        Requirement(text).name.lower()
-        for ours in ("datakit", "datakit-lab")
-        for text in distribution(ours).requires or []
-        if not text.startswith("datakit")
-    }
-    assert len(asked) > 10
-    assert sorted(name for name in asked if name not in notes.lower()) == []

@@ -1,4 +1,4 @@
-"""The pins in locks/: complete, hashed, and free of any registry's host."""
+"""What we depend on: pinned completely, with hashes, free of any registry's host, and with its licence noted."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ def test_every_dependency_is_pinned_to_a_version_that_fits() -> None:
         str(r) for r in asked() if (pin := locked.get(canonicalize_name(r.name))) is None or pin[0] not in r.specifier
     ]
     assert wrong == [], "run scripts/lock"
+
+
+def test_every_dependency_is_in_the_licence_notes() -> None:
+    notes = (ROOT / "THIRD_PARTY_LICENSES.md").read_text(encoding="utf-8").lower()
+    unnoted = {r.name for r in asked() if not re.search(rf"(?<![\w-]){re.escape(r.name.lower())}(?![\w-])", notes)}
+    assert {name for name in unnoted if not name.startswith("types-")} == set()
 
 
 def test_every_pin_has_hashes() -> None:
