@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -84,8 +84,19 @@ def nearest(text: str, known: Iterable[str]) -> str | None:
     return plain[close[0]] if close else None
 
 
-def explain(details: ErrorDetails, model: type[BaseModel], document: Document | None) -> Problem:
-    """Turn one finding of pydantic into a problem; ``document`` knows the positions, if there is one."""
+def explain(findings: Sequence[ErrorDetails], model: type[BaseModel], document: Document | None) -> Iterator[Problem]:
+    """Turn pydantic's findings into problems; ``document`` knows the positions, if there is one."""
+    misspelt = {
+        (*details["loc"][:-1], nearest(str(details["loc"][-1]), _keys(_type_at(model, details["loc"][:-1]))))
+        for details in findings
+        if details["type"] == "extra_forbidden"
+    }
+    for details in findings:
+        if details["type"] != "missing" or details["loc"] not in misspelt:
+            yield _explain(details, model, document)
+
+
+def _explain(details: ErrorDetails, model: type[BaseModel], document: Document | None) -> Problem:
     path = details["loc"]
     if bad_key := path[-1:] == ("[key]",):  # how pydantic says that the name itself is wrong, not its value
         path = path[:-1]

@@ -22,6 +22,7 @@ __all__ = ["Document", "load", "parse", "validate", "write"]
 
 M = TypeVar("M", bound=BaseModel)
 _Path = tuple[str | int, ...]
+_DEEPEST: Final = 50
 
 _SCALARS: Final = (
     ("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
@@ -68,6 +69,7 @@ class Document:
         self.name = name
         self._problems: list[Problem] = []
         try:
+            _check_depth(text, name)
             self._root = yaml.compose(text, Loader=_Loader)
         except yaml.MarkedYAMLError as error:
             raise _malformed(error, name, text) from None
@@ -197,14 +199,7 @@ class Document:
                 case "int":
                     return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
                 case "float":
-                    return float(
-                        text.replace(".inf", "inf")
-                        .replace(".Inf", "inf")
-                        .replace(".INF", "inf")
-                        .replace(".nan", "nan")
-                        .replace(".NaN", "nan")
-                        .replace(".NAN", "nan")
-                    )
+                    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
                 case "str" | "merge":
                     return text
         except ValueError:  # an explicit tag on a text that is none (!!int x), or digits without end
@@ -251,8 +246,7 @@ def _into(data: dict[str, Any], model: type[M], name: str, document: Document | 
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [explain(details, model, document) for details in error.errors(include_url=False)]
-        raise_all(problems, name)
+        raise_all(explain(error.errors(include_url=False), model, document), name)
         raise  # unreachable: there is at least one problem
 
 
@@ -276,8 +270,22 @@ def _merged(value: yaml.Node) -> list[yaml.MappingNode]:
     return []
 
 
-def _mark(node: yaml.Node | None) -> Where:
-    return Where(1, 1) if node is None else Where(node.start_mark.line + 1, node.start_mark.column + 1)
+def _check_depth(text: str, name: str) -> None:
+    """Refuse what no file of ours looks like: the composer recurses, and its C half would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            depth += 1
+            if depth > _DEEPEST:
+                subject = f"{name}:{_mark(event)}"
+                raise InvalidFile(f"the file is nested more than {_DEEPEST} levels deep", subject=subject)
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            depth -= 1
+
+
+def _mark(part: yaml.Node | yaml.Event | None) -> Where:
+    mark = part.start_mark if part is not None else None
+    return Where(mark.line + 1, mark.column + 1) if mark is not None else Where(1, 1)
 
 
 def _kind(data: Any) -> str:
