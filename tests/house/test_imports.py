@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+LINTER = Path(sys.executable).with_name("lint-imports")
 HEAVY = {
     "adbc_driver_manager",
     "duckdb",
@@ -62,6 +65,27 @@ def test_help_and_version_load_no_driver_and_no_arrow(option: str) -> None:
 
 
 def test_the_layers_hold() -> None:
-    linter = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run([linter, "--no-logo", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([LINTER, "--no-logo", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_contract_of_the_layers_can_break(tmp_path: Path) -> None:
+    for package in ("datakits/sdk/src/datakit", "lab/src/datakit_lab"):
+        shutil.copytree(ROOT / package, tmp_path / Path(package).name, ignore=shutil.ignore_patterns("__pycache__"))
+    product = tmp_path / "datakit"
+    sins = {
+        "ingest/sin.py": "import mssql_python, psycopg, krb5\nfrom datakit_lab import kdc",
+        "model/sin.py": "def late():\n    import datakit.sources, duckdb",
+        "sources/sqlserver/sin.py": "import datakit.warehouses._duckdb",
+    }
+    for name, text in sins.items():
+        (product / name).write_text(text)
+    done = subprocess.run(
+        [LINTER, "--no-logo", "--no-cache", "--config", ROOT / ".importlinter"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert "KEPT" not in done.stdout, done.stdout
+    assert done.stdout.count(" BROKEN") == (ROOT / ".importlinter").read_text().count("[importlinter:contract:")
