@@ -261,11 +261,11 @@ def _console() -> Console:
 def _until_interrupted(lines: list[str]) -> None:
     import signal
 
-    for line in lines:
-        typer.echo(line)
-    typer.echo("Ctrl-C ends it.")
     try:
-        signal.pause()
+        for line in [*lines, "Ctrl-C ends it."]:
+            typer.echo(line)
+        while True:
+            signal.pause()
     except KeyboardInterrupt:
         typer.echo("")
 

@@ -136,6 +136,18 @@ def test_after_an_outage_it_answers_on_the_same_port_with_the_same_keys(tmp_path
         assert port == kdc.port
 
 
+def test_a_silent_kdc_keeps_clients_waiting_and_answers_when_it_is_back(
+    kdc: Kdc, user: tuple[str, Path], tmp_path: Path
+) -> None:
+    client = threading.Thread(target=kdc.kinit, args=(*user, tmp_path / "ccache"))
+    with kdc.silent():
+        client.start()
+        client.join(0.3)
+        assert client.is_alive()
+    client.join()
+    assert (tmp_path / "ccache").exists()
+
+
 def test_readers_never_see_a_cache_without_a_ticket_while_it_is_replaced(
     kdc: Kdc, user: tuple[str, Path], tmp_path: Path
 ) -> None:
