@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-
 from datakit_lab.sqlserver.backend import (
     Answer,
     Login,

@@ -121,7 +121,7 @@ def collation(name: str | None) -> Collation:
     return Collation(name, wire, codec, codec in _MULTI_BYTE)
 
 
-_BY_LCID = {lcid: codec for lcid, codec in reversed(list(_FAMILIES.values()))}
+_BY_LCID = dict(reversed(list(_FAMILIES.values())))
 _BY_SORT_ID = {sort_id: collation(name).codec for name, sort_id in _SORT_IDS.items()}
 
 

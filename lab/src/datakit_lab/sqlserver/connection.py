@@ -232,9 +232,7 @@ class Connection:
                 message = await messages.get()
                 if isinstance(message, BaseException):
                     raise message
-                if message.status & IGNORE:
-                    await self._acknowledge()
-                elif message.kind == Packet.ATTENTION:
+                if message.status & IGNORE or message.kind == Packet.ATTENTION:
                     await self._acknowledge()
                 else:
                     await self._answer(message)

@@ -89,7 +89,7 @@ class Requests:
             yield from self._error(error, kind)
         except Dropped:
             raise
-        except Exception as reason:  # noqa: BLE001 - a bug in a backend must reach the client, not hang it
+        except Exception as reason:
             error = SqlError(50000, f"The double failed: {type(reason).__name__}: {reason}", severity=17)
             yield from self._error(error, kind)
 
@@ -201,7 +201,7 @@ class Requests:
         statement = self._statements.get(call.parameters[0].value if call.parameters else None)
         yield from self._statement(statement.sql, named(call.parameters[1:], statement.declared), 1, outputs)
 
-    def _unprepare(self, call: Call, outputs: list[tuple[int, ReturnValue]]) -> Iterator[Buffer]:  # noqa: ARG002
+    def _unprepare(self, call: Call, outputs: list[tuple[int, ReturnValue]]) -> Iterator[Buffer]:
         self._statements.remove(call.parameters[0].value if call.parameters else None)
         return iter(())
 
@@ -211,7 +211,7 @@ class Requests:
         result = describe_result(self._columns(sql, tuple(Parameter(name, INT, None) for name in names)))
         yield from self._made(result)
 
-    def _lab_fault(self, call: Call, outputs: list[tuple[int, ReturnValue]]) -> Iterator[Buffer]:  # noqa: ARG002
+    def _lab_fault(self, call: Call, outputs: list[tuple[int, ReturnValue]]) -> Iterator[Buffer]:
         self._set_fault(text_of(call.parameters, 0, call.procedure))
         return iter(())
 

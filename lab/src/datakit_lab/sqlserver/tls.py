@@ -65,7 +65,7 @@ def make_certificate(folder: Path, names: tuple[str, ...]) -> tuple[Path, Path]:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     folder.mkdir(parents=True, exist_ok=True)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
 
     def build(subject: str, issuer: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         return (
@@ -104,7 +104,7 @@ def make_certificate(folder: Path, names: tuple[str, ...]) -> tuple[Path, Path]:
     return chain, key_path
 
 
-def _general_name(name: str) -> x509.GeneralName:  # type: ignore[name-defined]  # noqa: F821 - imported lazily above
+def _general_name(name: str) -> x509.GeneralName:  # type: ignore[name-defined]
     from cryptography import x509
 
     try:

@@ -111,7 +111,7 @@ def _udt(sql_type: SqlType) -> bytes:
     return struct.pack("<BH", 0xF0, size) + names
 
 
-def type_info(sql_type: SqlType, *, nullable: bool = True) -> bytes:  # noqa: C901 - one branch per family of types
+def type_info(sql_type: SqlType, *, nullable: bool = True) -> bytes:
     """Return TYPE_INFO for a canonical type.
 
     :raises ValueError: a type the wire does not know.

@@ -37,7 +37,7 @@ def encode_integer(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Col
     return sized(little_endian(numbers(array, target, dtype), dtype), array, nullable=nullable)
 
 
-def encode_bit(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001 - one signature for all
+def encode_bit(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode bit from booleans or numbers."""
     as_bool = array if pa.types.is_boolean(array.type) else array.cast(pa.bool_())
     return sized(little_endian(numbers(as_bool.cast(pa.uint8()), pa.uint8(), "<u1"), "<u1"), array, nullable=nullable)
@@ -49,7 +49,7 @@ def encode_float(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Colum
     return sized(little_endian(numbers(array, target, dtype), dtype), array, nullable=nullable)
 
 
-def encode_decimal(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_decimal(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode decimal and numeric: a sign byte and the magnitude, little-endian."""
     precision, scale = sql_type.precision or 18, sql_type.scale or 0
     words = numbers(array, pa.decimal128(precision, scale), "V16").view("<u8").reshape(-1, 2)

@@ -89,26 +89,26 @@ def _calendar(ticks: Ints) -> Bytes:
     return little_endian(days, "<i4", 3)
 
 
-def encode_date(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_date(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode date: days since 0001-01-01 in three bytes."""
     return sized(_calendar(_instant_ticks(array)), array, nullable=True)
 
 
-def encode_time(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_time(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode time(0–7)."""
     scale = 7 if sql_type.scale is None else sql_type.scale
     ticks = _rounded(_day_ticks(array), scale) % TICKS_PER_DAY
     return sized(_clock(ticks, scale), array, nullable=True)
 
 
-def encode_datetime2(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_datetime2(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode datetime2(0–7)."""
     scale = 7 if sql_type.scale is None else sql_type.scale
     ticks = _rounded(_instant_ticks(array), scale)
     return sized(np.hstack([_clock(ticks % TICKS_PER_DAY, scale), _calendar(ticks)]), array, nullable=True)
 
 
-def encode_datetimeoffset(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_datetimeoffset(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode datetimeoffset(0–7): UTC and the offset in minutes; a plain timestamp has offset 0."""
     scale = 7 if sql_type.scale is None else sql_type.scale
     if pa.types.is_struct(array.type):
@@ -122,7 +122,7 @@ def encode_datetimeoffset(array: pa.Array, sql_type: SqlType, *, nullable: bool)
     return sized(np.hstack(pieces), array, nullable=True)
 
 
-def encode_datetime(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_datetime(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode datetime: days since 1900-01-01 and three-hundredths of a second."""
     ticks = _instant_ticks(array)
     days, clock = ticks // TICKS_PER_DAY - DAYS_TO_1900, ticks % TICKS_PER_DAY
@@ -133,7 +133,7 @@ def encode_datetime(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Co
     return sized(body, array, nullable=nullable)
 
 
-def encode_smalldatetime(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_smalldatetime(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode smalldatetime: days since 1900-01-01 and minutes, both in two bytes."""
     ticks = _instant_ticks(array)
     minutes = (ticks + 300_000_000) // 600_000_000

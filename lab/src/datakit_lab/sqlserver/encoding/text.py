@@ -97,7 +97,7 @@ def _chunked(data: Bytes, lengths: Ints, valid: Mask | None) -> Column:
     return Column(head, (Fixed(chunk), Varying.of(data, lengths), terminator), valid)
 
 
-def encode_text(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_text(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode (n)(var)char, (var)binary, rowversion, xml and CLR types.
 
     :raises SqlError: 2628 when a value is longer than its column.
@@ -117,7 +117,7 @@ def encode_text(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column
     return Column(length_head(lengths, valid, "<u2", 0xFFFF), (Varying.of(data, lengths),), valid)
 
 
-def encode_lob(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_lob(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode text, ntext and image: a text pointer, a timestamp, then a 32-bit length."""
     data, lengths = _wire_bytes(array, sql_type)
     valid = validity(array)
@@ -129,7 +129,7 @@ def encode_lob(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     return Column(length_head(np.full(len(array), 16), valid, "<u1", 0), rest, valid)
 
 
-def encode_uniqueidentifier(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_uniqueidentifier(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode GUIDs: from 16 raw bytes as they are; from text or UUIDs with the first three groups little-endian."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage

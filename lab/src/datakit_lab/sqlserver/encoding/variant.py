@@ -22,7 +22,7 @@ from datakit_lab.sqlserver.typeinfo import decimal_bytes
 def _fixed(encode: Any, value: pa.Scalar, sql_type: SqlType) -> bytes:
     column: Column = encode(pa.array([value.as_py()], value.type), sql_type, nullable=True)
     body = column.body[0]
-    assert isinstance(body, Fixed)  # noqa: S101 - tells the type checker what these encoders return
+    assert isinstance(body, Fixed)
     return body.body.tobytes()
 
 
@@ -32,7 +32,7 @@ def _decimal(value: decimal.Decimal) -> bytes:
     precision = max(len(digits.digits) + max(0, int(digits.exponent)), scale, 1)
     scalar = pa.scalar(value, pa.decimal128(precision, scale))
     raw = _fixed(encode_decimal, scalar, SqlType("decimal", precision=precision, scale=scale))
-    assert len(raw) == decimal_bytes(precision)  # noqa: S101 - a wrong length would break the stream silently
+    assert len(raw) == decimal_bytes(precision)
     return bytes([0x6C, 2, precision, scale]) + raw
 
 
@@ -46,13 +46,13 @@ def _timestamp(value: datetime.datetime) -> bytes:
         scalar = pa.scalar(value, pa.timestamp("us"))
         return bytes([0x2A, 1, 7]) + _fixed(encode_datetime2, scalar, SqlType("datetime2", scale=7))
     offset = value.utcoffset() or datetime.timedelta()
-    ticks = ((value.replace(tzinfo=None) - offset) - datetime.datetime.min) // datetime.timedelta(microseconds=1) * 10  # noqa: DTZ901
+    ticks = ((value.replace(tzinfo=None) - offset) - datetime.datetime.min) // datetime.timedelta(microseconds=1) * 10
     kind = pa.struct([("ticks", pa.int64()), ("offset", pa.int16())])
     scalar = pa.scalar({"ticks": ticks, "offset": int(offset.total_seconds() // 60)}, kind)
     return bytes([0x2B, 1, 7]) + _fixed(encode_datetimeoffset, scalar, SqlType("datetimeoffset", scale=7))
 
 
-def _value(value: Any) -> bytes:  # noqa: C901 - one branch per type
+def _value(value: Any) -> bytes:
     if isinstance(value, bool):
         return bytes([0x32, 0, value])
     if isinstance(value, int):
@@ -76,7 +76,7 @@ def _value(value: Any) -> bytes:  # noqa: C901 - one branch per type
     raise ValueError(f"a sql_variant cannot hold {type(value).__name__}")
 
 
-def encode_variant(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:  # noqa: ARG001
+def encode_variant(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
     """Encode sql_variant from any array, also a union."""
     python = array.to_pylist()
     values = [b"" if value is None else _value(value) for value in python]
