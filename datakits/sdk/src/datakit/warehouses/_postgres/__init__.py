@@ -1,0 +1,1 @@
+"""The PostgreSQL adapter: connections, catalog, staging by binary COPY, and commit."""

@@ -1,0 +1,252 @@
+"""The warehouse in a PostgreSQL database."""
+
+# ruff: noqa: S608 -- every name pasted into a statement went through quote()
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from datakit.errors import LoadInProgress, WarehouseUnavailable
+from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
+from datakit.model.manifest import LoadMode
+from datakit.warehouses import Load
+from datakit.warehouses._changes import wanted_columns
+from datakit.warehouses._guards import check_base, check_complete, check_key, staging_lost
+from datakit.warehouses._identifiers import check_names, qualified, staging_table
+from datakit.warehouses._ledger import LOADS, Execute, Ledger
+from datakit.warehouses._postgres import catalog
+from datakit.warehouses._postgres.application import apply
+from datakit.warehouses._postgres.connections import Connections
+from datakit.warehouses._postgres.load import PostgresLoad
+
+if TYPE_CHECKING:
+    from datakit.warehouses.postgres import PostgresConnection
+
+_HOLDER = """
+    SELECT a.application_name, a.pid, a.client_addr::text, a.backend_start
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (l.classid::bigint << 32) | l.objid::bigint = hashtextextended($1, 0)
+"""
+
+
+class PostgresWarehouse:
+    """See :class:`datakit.warehouses.Warehouse`."""
+
+    def __init__(self, settings: PostgresConnection) -> None:
+        self._connections = Connections(settings)
+        self._lock_timeout = round(settings.lock_timeout.total_seconds() * 1000)
+
+    # what there is
+
+    def inspect(self, table: TableName) -> TableState | None:
+        """Return the table as it is."""
+        with self._connections.transaction(str(table)) as execute:
+            return catalog.inspect(execute, table)
+
+    def last_load(self, dataset: str, table: TableName) -> LoadRecord | None:
+        """Return the newest committed load."""
+        with self._connections.transaction(str(table)) as execute:
+            return Ledger(execute, table.schema).last(dataset, table) if _known(execute, table) else None
+
+    def find_load(self, run_id: str, dataset: str, table: TableName) -> LoadRecord | None:
+        """Return the committed load of that run."""
+        with self._connections.transaction(str(table)) as execute:
+            return Ledger(execute, table.schema).find(run_id, dataset, table) if _known(execute, table) else None
+
+    def stored_plan(self, run_id: str, dataset: str, table: TableName) -> ReadPlan | None:
+        """Return the stored plan of the run."""
+        with self._connections.transaction(str(table)) as execute:
+            return Ledger(execute, table.schema).plan(run_id, dataset, table) if _known(execute, table) else None
+
+    # a load
+
+    @contextmanager
+    def exclusive(self, dataset: str, table: TableName) -> Iterator[None]:  # noqa: ARG002  # two datasets into one table must not interleave either
+        """Hold the table by an advisory lock of a session of its own, which PostgreSQL ends with this process."""
+        name = f"datakit table {json.dumps([table.schema, table.table])}"
+        connection = self._connections.connect()
+        try:
+            with self._connections.translated(str(table)):
+                row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", (name,)).fetchone()
+                if row != (True,):
+                    raise _held(connection.execute(_HOLDER.encode(), (name,)).fetchone(), table)
+            yield
+        finally:
+            connection.close()
+
+    def remember_plan(self, run_id: str, dataset: str, table: TableName, plan: ReadPlan) -> ReadPlan:
+        """Store the plan of the run if it has none."""
+        self._create_schema(table)
+        with self._connections.transaction(str(table)) as execute:
+            ledger = Ledger(execute, table.schema)
+            ledger.open_run(run_id, dataset, table, staging_table(run_id, dataset, table), plan)
+            return ledger.plan(run_id, dataset, table) or plan
+
+    def begin(self, request: LoadRequest, slice_: Slice) -> Load | None:
+        """Open staging for one slice."""
+        check_names(
+            (column.name for column in wanted_columns(request)),
+            table=request.table,
+            longest=catalog.LONGEST_NAME,
+            fold=str,
+        )
+        self._create_schema(request.table)
+        with self._connections.transaction(str(request.table)) as execute:
+            ledger = Ledger(execute, request.table.schema)
+            if ledger.find(request.run_id, request.dataset, request.table):
+                return None
+            staging = _open_staging(execute, request)
+            if ledger.is_staged(request, slice_):
+                return None
+        return PostgresLoad(self._connections, request, slice_, staging)
+
+    def commit(self, request: LoadRequest, cursor: str | None) -> LoadRecord:
+        """Apply the staged slices."""
+        table = str(request.table)
+        self._create_schema(request.table)
+        with self._connections.transaction(table) as execute:
+            if done := Ledger(execute, request.table.schema).find(request.run_id, request.dataset, request.table):
+                return done
+            staging = _open_staging(execute, request)
+        try:
+            with self._connections.transaction(table) as execute:
+                record = self._commit(execute, request, staging, cursor)
+        except _KeyViolatedError as error:
+            with self._connections.transaction(table) as execute:
+                check_key(execute, request, staging, "the load")
+                check_key(execute, request, request.table, "the table")
+            with self._connections.translated(table):
+                raise error.violation from None
+        except _StagingLostError as lost:
+            with self._connections.transaction(table) as execute:
+                execute(f"TRUNCATE {qualified(staging)}", ())
+                Ledger(execute, request.table.schema).unmark(request)
+            raise staging_lost(request, marked=lost.marked, held=lost.held) from None
+        self._sweep(request)
+        return record
+
+    def discard(self, run_id: str, dataset: str, table: TableName) -> None:
+        """Drop staging and plan of a run."""
+        with self._connections.transaction(str(table)) as execute:
+            if _known(execute, table):
+                execute(f"DROP TABLE IF EXISTS {qualified(staging_table(run_id, dataset, table))}", ())
+                Ledger(execute, table.schema).close_run(run_id, dataset, table)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self._connections.close()
+
+    # parts of a load
+
+    def _create_schema(self, table: TableName) -> None:
+        with self._connections.transaction(table.schema) as execute:
+            catalog.create_schema(execute, table)
+
+    def _commit(self, execute: Execute, request: LoadRequest, staging: TableName, cursor: str | None) -> LoadRecord:
+        execute("SELECT set_config('lock_timeout', $1, true)", (str(self._lock_timeout),))
+        # one commit of a load at a time, also against a server process whose client died in the middle of one
+        catalog.lock(execute, f"commit {request.dataset} {request.table}")
+        ledger = Ledger(execute, request.table.schema)
+        if done := ledger.find(request.run_id, request.dataset, request.table):
+            return done
+        check_base(ledger, request)
+        staged = ledger.staged(request)
+        check_complete(request, staged)
+        rows = sum(staged.values())
+        try:
+            applied = apply(execute, request, staging)
+            if applied != rows:
+                raise _StagingLostError(rows, applied)
+            record = ledger.record(request, rows, cursor)
+        except (
+            psycopg.errors.UniqueViolation,
+            psycopg.errors.CardinalityViolation,
+            psycopg.errors.NotNullViolation,
+        ) as error:
+            if error.diag.table_name == LOADS:
+                raise LoadInProgress(
+                    "another run committed at this moment", subject=str(request.table), fix="retry"
+                ) from None
+            if request.key:
+                raise _KeyViolatedError(error) from None
+            raise
+        ledger.close_run(request.run_id, request.dataset, request.table)
+        return record
+
+    def _sweep(self, request: LoadRequest) -> None:
+        """Drop what other runs of this load staged: each began before this commit, so it could not commit any more."""
+        with self._connections.transaction() as execute:
+            obsolete = Ledger(execute, request.table.schema).other_runs(request)
+        for run_id, staging in obsolete:
+            # a slice that is still being staged holds the table; the next commit finds it again
+            with suppress(WarehouseUnavailable), self._connections.transaction() as execute:
+                if catalog.oid_of(execute, staging) is not None:
+                    execute(f"LOCK TABLE {qualified(staging)} IN ACCESS EXCLUSIVE MODE NOWAIT", ())
+                    execute(f"DROP TABLE {qualified(staging)}", ())
+                Ledger(execute, request.table.schema).close_run(run_id, request.dataset, request.table)
+
+
+class _KeyViolatedError(Exception):
+    """Leaves a transaction because of the key; which row it was can be asked only in another one."""
+
+    def __init__(self, violation: psycopg.Error) -> None:
+        super().__init__()
+        self.violation = violation
+
+
+class _StagingLostError(Exception):
+    """Leaves a transaction because staging does not hold what was marked."""
+
+    def __init__(self, marked: int, held: int) -> None:
+        super().__init__()
+        self.marked = marked
+        self.held = held
+
+
+def _known(execute: Execute, table: TableName) -> bool:
+    return catalog.ledger_exists(execute, table.schema)
+
+
+def _open_staging(execute: Execute, request: LoadRequest) -> TableName:
+    """Return the run's staging table; made anew if it is missing, was made for other columns, or lost its rows."""
+    staging = staging_table(request.run_id, request.dataset, request.table)
+    shape = json.dumps([[column.name, str(column.type), column.nullable] for column in request.columns])
+    ledger = Ledger(execute, request.table.schema)
+    ledger.open_run(
+        request.run_id, request.dataset, request.table, staging, None
+    )  # its row is this run's lock from here on
+    missing = ledger.shape(request) != shape or catalog.oid_of(execute, staging) is None
+    if missing or _was_truncated(execute, staging, sum(ledger.staged(request).values())):
+        # A table that takes the place of the target must be logged, and would be rewritten to become it. Any other
+        # staging table need not survive a crash of the server: its slices are read again.
+        swapped = request.mode is LoadMode.REPLACE or catalog.oid_of(execute, request.table) is None
+        catalog.create_staging(execute, staging, request.columns, logged=swapped)
+        ledger.unmark(request)
+        ledger.set_shape(request, shape)
+    return staging
+
+
+def _was_truncated(execute: Execute, staging: TableName, marked: int) -> bool:
+    """Whether a crash of the server emptied the unlogged table, while the marks, which are logged, still stand."""
+    return marked > 0 and not execute(f"SELECT 1 FROM {qualified(staging)} LIMIT 1", ())
+
+
+def _held(holder: tuple[str, int, str | None, datetime] | None, table: TableName) -> LoadInProgress:
+    if holder is None:  # it has ended since
+        return LoadInProgress("another run loads the table", subject=str(table), fix="retry")
+    name, pid, address, since = holder
+    who = f"{name or 'a session without a name'} from {address or 'the server itself'}"
+    return LoadInProgress(
+        "another run loads the table",
+        subject=str(table),
+        cause=f"{who}, since {since:%Y-%m-%d %H:%M:%S} UTC",
+        fix=f"wait for it; if it hangs: SELECT pg_terminate_backend({pid})",
+    )
