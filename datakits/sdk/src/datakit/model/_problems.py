@@ -92,8 +92,11 @@ def explain(findings: Sequence[ErrorDetails], model: type[BaseModel], document: 
         if details["type"] == "extra_forbidden"
     }
     for details in findings:
-        if details["type"] != "missing" or details["loc"] not in misspelt:
-            yield _explain(details, model, document)
+        if details["type"] == "missing" and details["loc"] in misspelt:
+            continue
+        if details["type"] == "too_short" and any(_is_inside(other["loc"], details["loc"]) for other in findings):
+            continue  # pydantic counts only the entries that are right
+        yield _explain(details, model, document)
 
 
 def _explain(details: ErrorDetails, model: type[BaseModel], document: Document | None) -> Problem:
@@ -126,10 +129,20 @@ def _explain(details: ErrorDetails, model: type[BaseModel], document: Document |
         return Problem(where, f"{subject}, but must be {_KINDS[kind]}", cause, _remedy(kind, value))
     if kind == "string_pattern_mismatch":
         return Problem(where, f"{subject}, but must be {pattern_words(str(context.get('pattern')))}", None, None)
+    if kind == "too_short":
+        return Problem(where, f"{_dotted(path)} needs at least {_entries(context['min_length'])}", None, None)
     if kind == "value_error":
         prefix = f"{_dotted(path)}: " if path else ""
         return Problem(where, f"{prefix}{context.get('error', details['msg'])}", cause, None)
     return Problem(where, f"{subject}: {details['msg'][0].lower()}{details['msg'][1:]}", None, None)
+
+
+def _is_inside(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def _entries(count: int) -> str:
+    return "one entry" if count == 1 else f"{count} entries"
 
 
 def _at(document: Document | None, path: tuple[str | int, ...], *, key: bool = False) -> Where | None:
