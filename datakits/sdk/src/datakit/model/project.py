@@ -125,7 +125,7 @@ class Project:
         begin = (start or Path.cwd()).resolve()
         alone: Path | None = None
         for folder in (begin, *begin.parents):
-            if _is_tree(folder) and (alone is None or alone.parent.parent == folder):
+            if _is_tree(folder) and (alone is None or alone.parent in (folder / "datakits", folder / "warehouses")):
                 return cls(folder)
             if alone is None and _is_alone(folder):
                 alone = folder
