@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from datakit.errors import InvalidCursor, InvalidKey, LoginRefused, SourceUnavailable, UnsupportedType
 from datakit.model.contract import Column, Contract
 from datakit.model.load import ReadPlan, Slice, Window

@@ -74,12 +74,11 @@ class SqlServerSource:
     ) -> ReadPlan:
         """Implement :meth:`datakit.sources.Source.plan`.
 
-        ``replace`` has no window: it reads everything whatever ``since`` says. Slices have equal ranges between the
-        lowest and the highest value of their column.
+        Slices have equal ranges between the lowest and the highest value of their column.
         """
         live = self._live(dataset)
         window, empty = None, False
-        if dataset.cursor is not None and mode is not LoadMode.REPLACE:
+        if dataset.cursor is not None:
             with self._lock:
                 window, empty = plan_window(
                     self._connection(), live, dataset.cursor, mode, since, where=_subject(dataset)

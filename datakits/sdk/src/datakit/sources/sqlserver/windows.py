@@ -1,8 +1,8 @@
 """Deciding what an incremental load reads: the window on the cursor column.
 
-``merge`` reads from the stored value minus the lag, inclusive, to the highest value there is. ``append`` must read
-each row once, so it starts after the stored value and stays the lag behind the present: a row that commits late, with
-an older value, is still ahead of the cursor. A rowversion ends before the oldest transaction that is still open.
+``merge`` reads from the stored value minus the lag, inclusive, without an end. ``append`` must read each row once, so
+it starts after the stored value and stays the lag behind the present: a row that commits late, with an older value, is
+still ahead of the cursor. A rowversion is stored up to the oldest transaction that is still open, and no further.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ def plan_window(
     column = OrderedColumn.of(live, where=where)
     if live.nullable:
         _refuse_nulls(connection, relation, column, subject)
+    if mode is LoadMode.REPLACE:
+        since = None
     if column.is_rowversion:
-        return _rowversion_window(connection, column, since, subject)
+        return _rowversion_window(connection, column, mode, since, subject)
     highest = connection.rows(relation.relation.select([column.as_text(f"MAX({column.quoted})")]), subject=where)[0][0]
     if highest is None:
-        return Window(live.name, since, since), True
+        return Window(live.name, since, since), since is not None
     top = to_ordinal(highest, column.type)
     stored = None if since is None else _stored(since, column, subject)
     if stored is not None and top < stored:
         raise _runs_backwards(from_ordinal(top, column.type), str(since), subject)
     lag = lag_ordinal(cursor.lag, column.type)
-    if mode is LoadMode.MERGE:
+    if mode is not LoadMode.APPEND:
         if column.is_time:
             _refuse_future(connection, column, top, subject)
         start = None if stored is None else from_ordinal(stored - lag, column.type)
@@ -59,8 +61,8 @@ def plan_window(
     if column.is_time and lag:
         top = column.on_grid(min(top, _present(connection, column, top) - lag))
     if stored is not None and top <= stored:
-        return Window(live.name, since, since), True
-    return Window(live.name, since, from_ordinal(top, column.type)), False
+        return Window(live.name, since, since, bounded=True), True
+    return Window(live.name, since, from_ordinal(top, column.type), bounded=True), False
 
 
 def conditions(window: Window, column: OrderedColumn) -> list[str]:
@@ -68,7 +70,7 @@ def conditions(window: Window, column: OrderedColumn) -> list[str]:
     found = []
     if window.since is not None:
         found.append(f"{column.quoted} {'>=' if window.since_inclusive else '>'} {column.literal(window.since)}")
-    if window.until is not None:
+    if window.bounded and window.until is not None:
         found.append(f"{column.quoted} <= {column.literal(window.until)}")
     return found
 
@@ -117,7 +119,7 @@ def _refuse_future(connection: Connection, column: OrderedColumn, top: int, subj
 
 
 def _rowversion_window(
-    connection: Connection, column: OrderedColumn, since: str | None, subject: str
+    connection: Connection, column: OrderedColumn, mode: LoadMode, since: str | None, subject: str
 ) -> tuple[Window, bool]:
     active = connection.rows("SELECT CONVERT(varchar(18), MIN_ACTIVE_ROWVERSION(), 1)", subject=subject)[0][0]
     top = to_ordinal(active, column.type) - 1
@@ -125,7 +127,8 @@ def _rowversion_window(
     stored = None if since is None else _stored(since, column, subject)
     if stored is not None and top < stored:
         raise _runs_backwards(until, str(since), subject)
-    return Window(column.column.name, since, until), stored == top
+    bounded = mode is LoadMode.APPEND
+    return Window(column.column.name, since, until, bounded=bounded), bounded and stored == top
 
 
 def _present(connection: Connection, column: OrderedColumn, top: int) -> int:

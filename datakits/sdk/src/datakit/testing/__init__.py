@@ -1,0 +1,6 @@
+"""Tools for tests of datakits, sources and warehouses. Public: a company tests its own adapters with them."""
+
+from datakit.testing.arrow_source import ArrowSource, Fault
+from datakit.testing.sources import SourceCase, source_conformance
+
+__all__ = ["ArrowSource", "Fault", "SourceCase", "source_conformance"]
