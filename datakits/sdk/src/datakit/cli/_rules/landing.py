@@ -57,7 +57,7 @@ def _bronze_problems(project: Project, bronze: LoadedBronze, found: Found[Bronze
         seen.add(item.datakit)
         source = project.sources().get(item.datakit)
         if source is None:
-            if not project.is_alone:
+            if not project.is_alone and not project.broken:  # it may well be in a file that cannot be read
                 yield UnknownName.of("source datakit", item.datakit, project.sources(), where=where)
             continue
         if source.manifest.system != bronze.manifest.system:
@@ -84,7 +84,7 @@ def _warehouse_problems(project: Project, found: Found[WarehouseConfig]) -> Iter
                 fix=f"write five cron fields, such as 15 * * * *, or one of: {', '.join(_PRESETS)}",
             )
         if ingest.datakit not in project.bronzes():
-            if not project.is_alone:
+            if not project.is_alone and not project.broken:
                 where = found.where("ingest", number, "datakit")
                 yield UnknownName.of("bronze datakit", ingest.datakit, project.bronzes(), where=where)
             continue
@@ -124,7 +124,7 @@ def _load_problems(
             names = (column.name for column in settings.contract.columns)
             warehouse_names(names, settings.naming, subject=where)
     except InvalidFile as error:
-        if not _is_about_contract(project, reference, error):  # which the rules about sources report
+        if error not in project.broken and not _is_about_contract(project, reference, error):  # reported elsewhere
             yield error
     except DatakitError as error:
         yield _at(where, error)
