@@ -27,7 +27,6 @@ from datakit.errors import (
     InvalidCursor,
     LoadInProgress,
     NothingToDo,
-    RowsLost,
     SourceUnavailable,
     WarehouseUnavailable,
 )
@@ -394,9 +393,6 @@ class Ingestion:
                 record = self._warehouse.commit(request, until)
             except WarehouseUnavailable as error:
                 record = self._committed_after_all(error)
-        staged = self._draft.known("rows_written")
-        if self._request.slice is None and staged is not None and record.rows < staged:
-            raise RowsLost(f"{staged:,} rows were staged, {record.rows:,} committed", subject=self._request.dataset)
         self._draft.note(rows_written=record.rows)
 
     def _committed_after_all(self, error: WarehouseUnavailable) -> LoadRecord:

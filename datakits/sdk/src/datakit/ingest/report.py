@@ -28,10 +28,6 @@ class ReportDraft:
         """Set fields of the report."""
         self._known.update(known)
 
-    def known(self, field: str) -> Any:
-        """Return a field of the report as far as it is known, else None."""
-        return self._known.get(field)
-
     def note_settings(self, settings: Settings) -> None:
         """Set what the lookup found."""
         self.note(
