@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datakit.errors import LoadInProgress
+from datakit.errors import DatakitError, LoadInProgress
 from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
 from datakit.model.manifest import LoadMode
 from datakit.warehouses import Load
@@ -117,7 +117,7 @@ class DuckDBWarehouse:
                 ledger.close_run(request.run_id, request.dataset, request.table)
                 obsolete = ledger.other_runs(request)
         for run_id, _ in obsolete:  # each began before this commit, so it could not commit any more
-            with suppress(LoadInProgress):  # somebody still stages it; the next commit finds it again
+            with suppress(DatakitError):  # the commit stands; what is left over now, the next one finds again
                 self.discard(run_id, request.dataset, request.table)
         return record
 

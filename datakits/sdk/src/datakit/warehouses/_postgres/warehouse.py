@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from datakit.errors import LoadInProgress, WarehouseUnavailable
+from datakit.errors import DatakitError, LoadInProgress, WarehouseUnavailable
 from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
 from datakit.model.manifest import LoadMode
 from datakit.warehouses import Load
@@ -113,8 +113,10 @@ class PostgresWarehouse:
         table = str(request.table)
         self._create_schema(request.table)
         with self._connections.transaction(table) as execute:
-            if done := Ledger(execute, request.table.schema).find(request.run_id, request.dataset, request.table):
+            ledger = Ledger(execute, request.table.schema)
+            if done := ledger.find(request.run_id, request.dataset, request.table):
                 return done
+            check_base(ledger, request)
             staging = _open_staging(execute, request)
         try:
             with self._connections.transaction(table) as execute:
@@ -183,15 +185,16 @@ class PostgresWarehouse:
 
     def _sweep(self, request: LoadRequest) -> None:
         """Drop what other runs of this load staged: each began before this commit, so it could not commit any more."""
-        with self._connections.transaction() as execute:
-            obsolete = Ledger(execute, request.table.schema).other_runs(request)
-        for run_id, staging in obsolete:
-            # a slice that is still being staged holds the table; the next commit finds it again
-            with suppress(WarehouseUnavailable), self._connections.transaction() as execute:
-                if catalog.oid_of(execute, staging) is not None:
-                    execute(f"LOCK TABLE {qualified(staging)} IN ACCESS EXCLUSIVE MODE NOWAIT", ())
-                    execute(f"DROP TABLE {qualified(staging)}", ())
-                Ledger(execute, request.table.schema).close_run(run_id, request.dataset, request.table)
+        with suppress(DatakitError):  # the commit stands; what is left over now, the next one finds again
+            with self._connections.transaction() as execute:
+                obsolete = Ledger(execute, request.table.schema).other_runs(request)
+            for run_id, staging in obsolete:
+                with suppress(WarehouseUnavailable), self._connections.transaction() as execute:
+                    # the run's row first, as _open_staging() does: two orders would be a deadlock
+                    Ledger(execute, request.table.schema).close_run(run_id, request.dataset, request.table)
+                    if catalog.oid_of(execute, staging) is not None:  # not waited for if a slice is being staged
+                        execute(f"LOCK TABLE {qualified(staging)} IN ACCESS EXCLUSIVE MODE NOWAIT", ())
+                        execute(f"DROP TABLE {qualified(staging)}", ())
 
 
 class _KeyViolatedError(Exception):
