@@ -58,7 +58,7 @@ def test_a_tree_without_a_problem_passes_and_says_what_was_not_checked(tree: Any
         (SOURCE, "version: 1.0.0", "version: v1", ":3:10", "SemVer"),
         (SOURCE, "table: planes", "sql: sql/none.sql", ":13:5", "no SQL file 'sql/none.sql'"),
         (SOURCE, "table: planes", "sql: ../../secret.sql", ":13:5", "outside the datakit"),
-        (SOURCE, "table: planes", "table: planes\n    sql: a.sql", ":12:3", "either table or sql"),
+        (SOURCE, "table: planes", "table: planes\n    sql: a.sql", ":13:5", "either table or sql"),
         (BRONZE, "system: memory", "system: sqlserver", ":6:5", "reads memory"),
         (BRONZE, "airline-source", "airlin-source", ":6:5", "no source datakit 'airlin-source'"),
         (BRONZE, "airline-source", "airline-source\n    version: 3.0.0", ":7:5", "version 3.0.0"),

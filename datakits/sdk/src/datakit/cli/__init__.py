@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     use_json("--json" in arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     sys.exit(_call(arguments))
 
 
@@ -80,11 +81,10 @@ def _call(arguments: list[str]) -> int:
         usage = _explain_usage(error)
         show_error(usage)
         return usage.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        interrupted = Interrupted("stopped by the keyboard", fix="run it again when it suits")
-        show_error(interrupted)
-        return interrupted.exit_code
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except (BrokenPipeError, SystemExit) as error:
+        # Typer turns a broken pipe into exit code 1, but a reader that has seen enough, such as head, is no failure.
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         sys.stdout = None  # or Python complains once more when it flushes at exit
         return 0
     except Exception as error:  # noqa: BLE001  # the last line of defence: a bug is said in one line, not in a traceback
@@ -100,5 +100,5 @@ def _explain_usage(error: Exception) -> ConfigurationError:
     return ConfigurationError(message.rstrip("."), subject=path, fix=f"see {path} --help")
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise Interrupted("stopped by SIGTERM", fix="run it again when it suits")
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(f"stopped by {signal.Signals(number).name}", fix="run it again when it suits")

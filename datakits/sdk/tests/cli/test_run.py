@@ -1,0 +1,151 @@
+"""The run protocol from the outside: options, DATAKIT_RUN, report, exit codes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from .conftest import Tree, flights
+
+FLIGHTS = ("--dataset", "airline.flights", "--warehouse", "finance", "--environment", "local")
+
+
+def count(tree: Tree) -> int:
+    with duckdb.connect(str(tree.database), read_only=True) as connection:
+        ((rows,),) = connection.execute("SELECT count(*) FROM bronze.flights").fetchall()
+    return int(rows)
+
+
+def test_a_run_loads_a_dataset_and_leaves_a_report(tree: Tree, datakit: Any, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    result = datakit("run", *FLIGHTS, "--run-id", "r1", "--report", str(report))
+    assert 0 == result.code, result.err
+    assert "airline.flights → finance (bronze.flights): 100 rows" in result.out
+    assert 100 == count(tree)
+    left = json.loads(report.read_text())
+    assert ("loaded", "r1", 100, "memory-bronze@2.0.0") == (
+        left["status"],
+        left["run_id"],
+        left["rows_written"],
+        left["datakit"],
+    )
+
+
+def test_json_prints_the_report(tree: Tree, datakit: Any) -> None:
+    report = json.loads(datakit("run", *FLIGHTS, "--json").out)
+    assert ("loaded", 100, 0) == (report["status"], report["rows_written"], report["exit_code"])
+
+
+def test_the_document_of_the_protocol_is_enough(tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = {
+        "protocol": "1.9",
+        "run_id": "r1",
+        "dataset": "airline.flights",
+        "warehouse": "finance",
+        "environment": "local",
+        "a_field_of_a_later_version": {"x": 1},
+    }
+    monkeypatch.setenv("DATAKIT_RUN", json.dumps(document))
+    monkeypatch.setenv("DATAKIT_ENVIRONMENT", "another")
+    result = datakit("run", "--json")
+    assert 0 == result.code, result.err
+    assert ("r1", "local") == (json.loads(result.out)["run_id"], json.loads(result.out)["environment"])
+    assert "airline.planes" == json.loads(datakit("run", "--json", "--dataset", "airline.planes").out)["dataset"]
+
+
+@pytest.mark.parametrize(
+    ("document", "error", "says"),
+    [
+        ('{"protocol": "2.0"}', "UnsupportedProtocol", "version 2.0"),
+        ('{"protocol": 1}', "InvalidFile", "protocol version"),
+        ("{}", "InvalidFile", "protocol version"),
+        ("[]", "InvalidFile", "no JSON object"),
+        ('{"protocol": ', "InvalidFile", "not JSON"),
+        (
+            '{"protocol": "1.0", "dataset": "a.b", "warehouse": "w", "run_id": "r", "slice": "3/2"}',
+            "InvalidFile",
+            "3/2",
+        ),
+        ('{"protocol": "1.0", "dataset": "ab", "warehouse": "w", "run_id": "r"}', "InvalidFile", "CONNECTION.DATASET"),
+        ('{"protocol": "1.0", "dataset": "a.b"}', "ConfigurationError", "no warehouse"),
+    ],
+)
+def test_a_document_that_we_do_not_understand_is_refused(
+    tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch, document: str, error: str, says: str
+) -> None:
+    monkeypatch.setenv("DATAKIT_RUN", document)
+    result = datakit("run", "--json")
+    assert (78, error) == (result.code, json.loads(result.err)["error"]["type"])
+    assert says in result.err
+    assert not tree.database.exists()
+
+
+def test_nothing_new_is_exit_code_99_and_no_error(tree: Tree, datakit: Any) -> None:
+    tree.replace("datakits/airline-source/datakit.yaml", "column: ModifiedAt, lag: 5m", "column: FlightID")
+    tree.replace("warehouses/finance/warehouse.yaml", "schedule:", "mode: append\n    schedule:")
+    tree.replace("warehouses/finance/warehouse.yaml", ", airline.planes", "")
+    assert 0 == datakit("run", *FLIGHTS).code
+    again = datakit("run", *FLIGHTS)
+    assert (99, True) == (again.code, again.err.splitlines()[-1].startswith("nothing to do: "))
+    tree.put("flights", flights(120))
+    assert 0 == datakit("run", *FLIGHTS).code
+    assert 120 == count(tree)
+
+
+def test_slices_are_planned_loaded_apart_and_committed_together(tree: Tree, datakit: Any) -> None:
+    run = (*FLIGHTS, "--run-id", "shared", "--json")
+    plan = json.loads(datakit("run", *run, "--slice", "plan").out)
+    assert ("planned", 3) == (plan["status"], plan["slices"])
+    for index in (3, 1, 2):
+        staged = datakit("run", *run, "--slice", f"{index}/3")
+        assert 0 == staged.code, staged.err
+    done = json.loads(datakit("run", *run, "--slice", "commit").out)
+    assert ("loaded", 100) == (done["status"], done["rows_written"])
+    assert 100 == count(tree)
+
+
+def test_the_same_run_again_loads_nothing(tree: Tree, datakit: Any) -> None:
+    assert 0 == datakit("run", *FLIGHTS, "--run-id", "r1").code
+    again = datakit("run", *FLIGHTS, "--run-id", "r1")
+    assert (0, True) == (again.code, "run r1 is loaded already, 100 rows" in again.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--dataset", "airline.flights"), "no warehouse is given"),
+        (("--warehouse", "finance"), "no dataset is given"),
+        ((*FLIGHTS, "--slice", "1/2"), "needs a run id"),
+        ((*FLIGHTS[2:], "--dataset", "airline.fligths"), "did you mean 'airline.flights'?"),
+        (("--dataset", "airline.flights", "--warehouse", "finanse", "-e", "local"), "did you mean 'finance'?"),
+        (("--dataset", "airline.flights", "--warehouse", "finance", "-e", "locall"), "did you mean 'local'?"),
+        ((*FLIGHTS, "--parallel", "0"), "--parallel"),
+        ((*FLIGHTS, "--slise", "1/2"), "No such option"),
+        ((*FLIGHTS, "--report", "/nonexistent/report.json"), "report cannot be written"),
+    ],
+)
+def test_bad_input_is_a_configuration_error_and_nothing_is_written(
+    tree: Tree, datakit: Any, arguments: tuple[str, ...], says: str
+) -> None:
+    result = datakit("run", *arguments)
+    assert (78, True) == (result.code, says in result.err), result.err
+    assert not tree.database.exists()
+
+
+def test_a_failure_leaves_a_report_too(
+    tree: Tree, datakit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAKIT_REPORT", str(tmp_path / "return.json"))
+    (tree.data / "flights.arrow").unlink()
+    assert 77 == datakit("run", *FLIGHTS).code
+    report = json.loads((tmp_path / "return.json").read_text())
+    assert ("failed", 77, "LoginRefused") == (report["status"], report["exit_code"], report["error"]["type"])
+
+
+def test_log_lines_are_json_where_that_is_asked_for(tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAKIT_LOG", "json")
+    lines = datakit("run", *FLIGHTS).err.splitlines()
+    assert lines
+    assert {"time", "level", "logger", "message"} == set(json.loads(lines[0]))
