@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 from datakit_lab.sqlserver.backend import (
@@ -75,7 +74,7 @@ class TableSession:
             yield ResultSet(table.columns, table.batches())
         elif "ROWCOUNT" in text.upper():
             yield one(SqlType("bigint"), pa.array([self.rowcount], pa.int64()))
-        elif text == "SELECT parameters":
+        elif text.startswith("SELECT parameters"):
             columns = tuple(ResultColumn(p.name, p.type) for p in parameters)
             arrays = [pa.array([str(p.value) if hasattr(p.value, "bytes_le") else p.value]) for p in parameters]
             yield ResultSet(columns, iter([pa.RecordBatch.from_arrays(arrays, names=[p.name for p in parameters])]))
@@ -126,5 +125,3 @@ def endless(rows: int = 1000, pause: float = 0.0) -> Table:
 
     return Table((ResultColumn("n", SqlType("bigint"), nullable=False),), batches)
 
-
-Anything = Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,14 @@ def numbers(array: pa.Array, target: pa.DataType, dtype: str) -> npt.NDArray[Any
     :raises pa.ArrowInvalid: a value does not fit the type.
     """
     if array.type != target:
+        if pa.types.is_decimal(target) and pa.types.is_integer(array.type):
+            # Arrow wants room for every whole number first, then accepts those that are there
+            array = array.cast(pa.decimal128(19, 0)).cast(pa.decimal128(38, target.scale))
         array = array.cast(target)
     if array.null_count:
-        array = pc.fill_null(array, pa.scalar(0, pa.int64()).cast(target))
+        # a whole number cannot be cast to every decimal
+        zero = pa.scalar(decimal.Decimal(0), target) if pa.types.is_decimal(target) else pa.scalar(0).cast(target)
+        array = pc.fill_null(array, zero)
     view: npt.NDArray[Any] = np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
     return view
 

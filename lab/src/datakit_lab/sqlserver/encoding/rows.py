@@ -111,6 +111,8 @@ class RowEncoder:
             if array.type.id == pa.null().id:
                 array = array.cast(_null_type(column.type))
             return _ENCODERS[column.type.name](plain(array), column.type, nullable=column.nullable)
+        except SqlError as error:
+            raise SqlError(error.number, f"Column [{column.name}]: {error.text}") from error
         except KeyError:
             raise SqlError(8180, f"Column [{column.name}] has the unknown type {column.type.name}.") from None
         except (ValueError, TypeError, OverflowError, pa.ArrowException) as reason:
@@ -232,4 +234,8 @@ def _null_type(sql_type: SqlType) -> pa.DataType:
         return pa.large_string()
     if sql_type.name in ("binary", "varbinary", "rowversion", "image", *UDTS):
         return pa.large_binary()
+    if sql_type.name in ("decimal", "numeric"):
+        return pa.decimal128(sql_type.precision or 18, sql_type.scale or 0)
+    if sql_type.name in ("money", "smallmoney"):
+        return pa.decimal128(19, 4)
     return pa.int64()
