@@ -199,6 +199,17 @@ class DuckBackend:
             cursor.execute("COMMIT")
         return table
 
+    def restart_identity(self, database: str, schema: str, table: str) -> None:
+        """Continue a table's identity behind the highest value that it holds; for loaders that brought their own."""
+        with self.cursor() as cursor:
+            catalog = Catalog(cursor, database)
+            stored = catalog.find(schema, table)
+            if stored is None:
+                raise SqlError(208, f"Invalid object name '{schema}.{table}'.")
+            column = next(column.source.name for column in stored.columns if column.identity)
+            ((last,),) = cursor.execute(f"SELECT coalesce(max({quote(column)}), 0) FROM {stored.sql}").fetchall()
+            catalog.restart_identity(stored, last + 1)
+
     def register_procedure(self, name: str, procedure: Procedure) -> None:
         """Let clients run a Python function: ``EXEC name arguments``; its messages come as INFO."""
         self.procedures[name.casefold()] = procedure

@@ -54,13 +54,19 @@ class ColumnSpec:
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """A table to create; ``key`` is its primary key."""
+    """A table to create.
+
+    :ivar key: its primary key.
+    :ivar enforced: whether DuckDB guards the key with an index; without, it stands in the catalog only, which loads
+        large generated tables faster.
+    """
 
     schema: str
     name: str
     columns: tuple[ColumnSpec, ...]
     key: tuple[str, ...] = ()
     key_name: str | None = None
+    enforced: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +231,8 @@ class Catalog:
             self._add_column(object_id, place, column, nullable=column.nullable and not required)
         parts = [_declaration(column) for column in spec.columns if column.formula is None]
         if spec.key:
-            parts.append(f"PRIMARY KEY ({', '.join(map(quote, spec.key))})")
+            if spec.enforced:
+                parts.append(f"PRIMARY KEY ({', '.join(map(quote, spec.key))})")
             self._add_key(object_id, schema_id, spec)
         self.connection.execute(
             f"CREATE TABLE {quote(self.database)}.{quote(spec.schema)}.{quote(spec.name)} ({', '.join(parts)})"
@@ -267,6 +274,12 @@ class Catalog:
     def register_column(self, object_id: int, column_id: int, column: ColumnSpec) -> None:
         """Note a column that needs no storage (a view's)."""
         self._add_column(object_id, column_id, column, nullable=column.nullable)
+
+    def restart_identity(self, table: StoredTable, next_value: int) -> None:
+        """Let the next identity value be ``next_value``, as DBCC CHECKIDENT does."""
+        step = next(column.identity[1] for column in table.columns if column.identity)
+        sequence = f"{self._lab}.{quote(f'identity_{table.object_id}')}"
+        self.connection.execute(f"CREATE OR REPLACE SEQUENCE {sequence} START {next_value} INCREMENT {step}")
 
     def drop(self, table: StoredTable) -> None:
         """Forget a table or view, and drop what it holds."""

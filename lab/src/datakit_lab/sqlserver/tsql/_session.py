@@ -141,7 +141,9 @@ class DuckSession:
         if handler is not None:
             yield from handler(self, statement)
         else:
-            raise SqlError(102, f"Incorrect syntax near '{statement.tokens[0].text}'.", severity=15, line=statement.line)
+            raise SqlError(
+                102, f"Incorrect syntax near '{statement.tokens[0].text}'.", severity=15, line=statement.line
+            )
 
     def _select(self, statement: Statement) -> Iterator[Answer]:
         node = parse_statement(statement.text)
@@ -298,7 +300,7 @@ class DuckSession:
     def _columns(self, query: Query) -> tuple[ResultColumn, ...]:
         types = [expr.type for _, expr in query.columns]
         if any(type_ is None for type_ in types):
-            described = next(iter(self.connection.execute(f"DESCRIBE {query.sql}", self.variables.used()).fetchall()
+            described = self.connection.execute(f"DESCRIBE {query.sql}", self.variables.used()).fetchall()
             types = [type_ or from_duckdb(str(row[1])) for type_, row in zip(types, described, strict=True)]
         return tuple(
             ResultColumn(name, type_ or INT, nullable=expr.nullable, identity=expr.identity, computed=expr.computed)
@@ -312,19 +314,22 @@ class DuckSession:
         expr = self.compiler().expression(node.expressions[0], Scope())
         if type_ is not None:
             expr = convert(expr, type_)
-        row = self.connection.execute(f"SELECT {expr.sql}", self.variables.used()).fetchall()), None)
-        return row[0] if row else None
+        (row,) = self.connection.execute(f"SELECT {expr.sql}", self.variables.used()).fetchall()
+        return row[0]
 
     def _assign(self, node: exp.Select) -> None:
         targets = [item.this.name for item in node.expressions]
         plain = node.copy()
-        plain.set("expressions", [exp.alias_(item.expression.copy(), f"v{place}") for place, item in enumerate(node.expressions)])
+        plain.set(
+            "expressions",
+            [exp.alias_(item.expression.copy(), f"v{place}") for place, item in enumerate(node.expressions)],
+        )
         query = self._compile(plain)
         outputs = ", ".join(
             convert(Expr(f"q.v{place}", expr.type, utf16=expr.utf16), self.variables.type_of(target)).sql
             for place, (target, (_, expr)) in enumerate(zip(targets, query.columns, strict=True))
         )
-        rows = next(iter(self.connection.execute(f"SELECT {outputs} FROM ({query.sql}) AS q", self.variables.used()).fetchall()
+        rows = self.connection.execute(f"SELECT {outputs} FROM ({query.sql}) AS q", self.variables.used()).fetchall()
         self.row_count = len(rows)
         for target, value in zip(targets, rows[-1] if rows else (), strict=False):
             self.variables.store(target, value)
@@ -344,8 +349,8 @@ class DuckSession:
 
     def constant(self, expr: Expr) -> Any:
         """Compute an expression that names no column."""
-        row = self.connection.execute(f"SELECT {expr.sql}", self.variables.used()).fetchall()), None)
-        return row[0] if row else None
+        (row,) = self.connection.execute(f"SELECT {expr.sql}", self.variables.used()).fetchall()
+        return row[0]
 
     def affected(self, count: int) -> RowsAffected:
         """Note how many rows a statement changed and say so."""
@@ -378,7 +383,11 @@ def _on_the_wire(query: Query) -> str:
         return query.sql
     names = [f"c{place}" for place in range(len(query.columns))]
     parts = [
-        f"{name}.bytes AS {name}" if expr.kind in CLR else f"{name}.value AS {name}" if expr.kind == "sql_variant" else name
+        f"{name}.bytes AS {name}"
+        if expr.kind in CLR
+        else f"{name}.value AS {name}"
+        if expr.kind == "sql_variant"
+        else name
         for name, (_, expr) in zip(names, query.columns, strict=True)
     ]
     return f"SELECT {', '.join(parts)} FROM ({query.sql}) AS q({', '.join(names)})"
@@ -388,7 +397,22 @@ def _branches(statement: Statement) -> tuple[str, str, str]:
     """Cut ``IF condition statement [ELSE statement]``; BEGIN … END around a branch is taken off."""
     words, tokens, text = statement.words, statement.tokens, statement.text
     base = tokens[0].start
-    verbs = {"SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "SET", "EXEC", "PRINT", "USE", "RAISERROR", "BEGIN", "TRUNCATE"}
+    verbs = {
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "CREATE",
+        "ALTER",
+        "DROP",
+        "SET",
+        "EXEC",
+        "PRINT",
+        "USE",
+        "RAISERROR",
+        "BEGIN",
+        "TRUNCATE",
+    }
     depth = 0
     start = end = None
     for place, word in enumerate(words[1:], 1):
@@ -408,4 +432,3 @@ def _branches(statement: Statement) -> tuple[str, str, str]:
 def _unwrapped(block: str) -> str:
     match = re.fullmatch(r"\s*BEGIN\b(.*)\bEND\s*;?\s*", block, re.IGNORECASE | re.DOTALL)
     return match[1] if match else block
-
