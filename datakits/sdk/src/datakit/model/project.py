@@ -15,84 +15,22 @@ A broken one hinders only those who ask for what is in it; :attr:`Project.broken
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from datakit.errors import ConfigurationError, InvalidFile, UnknownName
+from datakit.model._found import ContractFiles, Found, LoadedBronze, LoadedSource, read_datakit, read_file
 from datakit.model.contract import Contract
 from datakit.model.environment import Environment, SourceSystem
 from datakit.model.manifest import BronzeDatakit, Dataset, SourceDatakit
 from datakit.model.warehouse import Ingest, WarehouseConfig
-from datakit.model.yaml import Document, load
 
-__all__ = ["Found", "LoadedBronze", "LoadedSource", "Project", "read_datakit"]
+__all__ = ["Found", "LoadedBronze", "LoadedSource", "Project"]
 
-M = TypeVar("M", SourceDatakit, BronzeDatakit, WarehouseConfig, Environment)
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Found(Generic[M]):
-    """A model and the file it was read from, which knows positions."""
-
-    model: M
-    path: Path
-    document: Document
-
-    def where(self, *keys: str | int) -> str:
-        """Return ``FILE:LINE:COLUMN`` of a key, for errors."""
-        return f"{self.path}:{self.document.at(keys, key=True)}"
-
-
-class _Contracts(Mapping[str, Contract]):
-    """Contracts by dataset, each read at first use, so that a broken one does not stop another dataset."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-        self._read: dict[str, Contract] = {}
-
-    def __getitem__(self, name: str) -> Contract:
-        if name not in self._read:
-            self._read[name] = load(self._files[name], Contract)
-        return self._read[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._files
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedSource:
-    """A source datakit, its folder, and its contracts by dataset name.
-
-    Looking a contract up may raise :class:`~datakit.errors.InvalidFile`.
-    """
-
-    manifest: SourceDatakit
-    folder: Path
-    contracts: Mapping[str, Contract]
-
-    def contract_path(self, dataset: str) -> Path:
-        """Return the file that holds, or would hold, the contract of ``dataset`` (without the connection)."""
-        return self.folder / "contracts" / f"{dataset}.yaml"
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedBronze:
-    """A bronze datakit, its folder, and those of its source datakits that are in this tree."""
-
-    manifest: BronzeDatakit
-    folder: Path
-    sources: tuple[LoadedSource, ...]
 
 
 class Project:
@@ -165,7 +103,7 @@ class Project:
     def warehouse_files(self) -> Mapping[str, Found[WarehouseConfig]]:
         """Every readable ``warehouse.yaml`` by the warehouse's name."""
         paths = _files(self.root, "warehouses", "warehouse.yaml")
-        return self._read("warehouse", paths, lambda path: _read(path, WarehouseConfig))
+        return self._read("warehouse", paths, lambda path: read_file(path, WarehouseConfig))
 
     @cached_property
     def environment_files(self) -> Mapping[str, Found[Environment]]:
@@ -174,7 +112,7 @@ class Project:
         seen: dict[str, Path] = {}
         for path in paths:
             seen.setdefault(path.stem, path)
-        return self._read("environment", list(seen.values()), lambda path: _read(path, Environment))
+        return self._read("environment", list(seen.values()), lambda path: read_file(path, Environment))
 
     @property
     def environment_folders(self) -> tuple[Path, ...]:
@@ -295,7 +233,7 @@ class Project:
     def _sources(self) -> Mapping[str, LoadedSource]:
         return MappingProxyType(
             {
-                name: LoadedSource(found.model, found.path.parent, _Contracts(found.path.parent / "contracts"))
+                name: LoadedSource(found.model, found.path.parent, ContractFiles(found.path.parent / "contracts"))
                 for name, found in self.datakit_files.items()
                 if isinstance(found.model, SourceDatakit)
             }
@@ -371,23 +309,6 @@ class Project:
                 f"connection under {section} in environment {environment.name!r} called", name, known, where=where
             )
         return known[name], found.where(section, name) if found else f"{environment.name}: {section}.{name}"
-
-
-def read_datakit(path: Path) -> Found[SourceDatakit] | Found[BronzeDatakit]:
-    """Read a ``datakit.yaml``; its ``kind`` says which model it is.
-
-    :raises InvalidFile: it cannot be read or is neither.
-    """
-    document = Document.read(path)
-    kind = document.data.get("kind") if isinstance(document.data, dict) else None
-    if kind == "bronze":
-        return Found(document.into(BronzeDatakit), path, document)
-    return Found(document.into(SourceDatakit), path, document)
-
-
-def _read(path: Path, model: type[M]) -> Found[M]:
-    document = Document.read(path)
-    return Found(document.into(model), path, document)
 
 
 def _files(root: Path, folder: str, name: str) -> list[Path]:
