@@ -9,7 +9,7 @@ from sqlglot import exp
 
 from datakit_lab.sqlserver.backend import Answer, ResultColumn, ResultSet, SqlError
 from datakit_lab.sqlserver.tsql._catalog import StoredColumn, StoredTable
-from datakit_lab.sqlserver.tsql._convert import NULL, Expr, convert, quote, text_literal
+from datakit_lab.sqlserver.tsql._convert import Expr, convert, quote, text_literal
 from datakit_lab.sqlserver.tsql._expressions import parse_expression
 from datakit_lab.sqlserver.tsql._scope import Scope, Source, SourceColumn
 from datakit_lab.sqlserver.tsql._types import INT
@@ -63,10 +63,10 @@ class Changes:
         session = self._session
         if any(column.is_rowversion for column in table.columns):
             session.backend.rowversions.claim(session, table.database)
+        if returning:
+            sql += f" RETURNING {', '.join(returning[0])}"
         try:
-            rows = session.connection.execute(
-                sql + (f" RETURNING {', '.join(returning[0])}" if returning else ""), session.variables.used()
-            )
+            rows = session.connection.execute(sql, session.variables.used(sql))
             if returning is None:
                 found = next(iter(rows.fetchall()), None)
                 yield session.affected(int(found[0]) if found else 0)
@@ -84,38 +84,50 @@ class Changes:
         names = [column.name for column in target.expressions] if isinstance(target, exp.Schema) else None
         table = self._table(target.this if isinstance(target, exp.Schema) else target)
         given = self._given(table, names, node)
-        query = None
-        if not node.args.get("default"):
-            clause = node.args.get("with_")
-            body = node.expression
-            if clause is not None:
-                body = body.copy()
-                body.set("with_", clause)
-            query = self._compiler.query(body)
-            if len(query.columns) != len(given):
-                raise SqlError(
-                    213 if names is None else 109,
-                    "Column name or number of supplied values does not match table definition.",
-                )
-        columns, values = [], []
-        for place, column in enumerate(given if query else []):
-            expr = query.columns[place][1] if query else NULL
-            columns.append(column)
-            values.append(_stored(Expr(f"s.c{place}", expr.type, utf16=expr.utf16), column))
-        for column in table.columns:
-            if column not in given or query is None:
-                value = self._automatic(table, column)
-                if value is not None:
-                    columns.append(column)
-                    values.append(value)
-        names_sql = ", ".join(quote(column.source.name) for column in columns)
-        if query is None:
-            source = f"SELECT {', '.join(values)}"
+        missing = [column for column in table.columns if column not in given or node.args.get("default")]
+        automatic = [(column, value) for column in missing if (value := self._automatic(table, column)) is not None]
+        if node.args.get("default"):
+            given, source = [], f"SELECT {', '.join(value for _, value in automatic) or 'NULL'}"
+        elif isinstance(node.expression, exp.Values):
+            source = "VALUES " + ", ".join(self._row(row, given, table, [value for _, value in automatic]) for row in node.expression.expressions)
         else:
-            source = f"SELECT {', '.join(values)} FROM ({query.sql}) AS s({', '.join(f'c{place}' for place in range(len(given)))})"
-        sql = f"INSERT INTO {table.sql} ({names_sql}) {source}"
-        yield from self._finish(sql, self._returning(node, table, "inserted"), table)
+            source = self._selected(node, given, [value for _, value in automatic], named=names is not None)
+        columns = ", ".join(quote(column.source.name) for column in (*given, *(column for column, _ in automatic)))
+        yield from self._finish(f"INSERT INTO {table.sql} ({columns}) {source}", self._returning(node, table, "inserted"), table)
         self._note_identity(table)
+
+    def _row(self, row: exp.Expression, given: list[StoredColumn], table: StoredTable, automatic: list[str]) -> str:
+        """Compile one row of VALUES; each literal takes its column's type by itself."""
+        values = row.expressions if isinstance(row, exp.Tuple) else [row.this if isinstance(row, exp.Paren) else row]
+        if len(values) != len(given):
+            more = "more" if len(values) < len(given) else "fewer"
+            number = 109 if more == "more" else 110
+            raise SqlError(number, f"There are {more} columns in the INSERT statement than values specified in the VALUES clause.")
+        scope = Scope()
+        stored = []
+        for value, column in zip(values, given, strict=True):
+            if isinstance(value, exp.Column) and value.name.upper() == "DEFAULT" and not value.table:
+                stored.append(self._automatic(table, column) or "NULL")
+            else:
+                stored.append(_stored(self._compiler.expression(value, scope), column))
+        return f"({', '.join([*stored, *automatic])})"
+
+    def _selected(self, node: exp.Insert, given: list[StoredColumn], automatic: list[str], *, named: bool) -> str:
+        """Compile INSERT … SELECT."""
+        body = node.expression
+        if (clause := node.args.get("with_")) is not None:
+            body = body.copy()
+            body.set("with_", clause)
+        query = self._compiler.query(body)
+        if len(query.columns) != len(given):
+            number = 120 if named else 213
+            raise SqlError(number, "Column name or number of supplied values does not match table definition.")
+        names = [f"c{place}" for place in range(len(given))]
+        values = [
+            _stored(Expr(f"s.{name}", expr.type, utf16=expr.utf16), column)
+            for name, (_, expr), column in zip(names, query.columns, given, strict=True)
+        ]
+        return f"SELECT {', '.join([*values, *automatic])} FROM ({query.sql}) AS s({', '.join(names)})"
 
     def _given(self, table: StoredTable, names: list[str] | None, node: exp.Insert) -> list[StoredColumn]:
         explicit = self._session.settings.inserts_identity(table.schema, table.name)

@@ -92,15 +92,9 @@ class Definitions:
             )
         table = self._create(target.catalog, target.db, target.name, tuple(columns), temporary=_is_temporary(target))
         names = ", ".join(quote(column.name) for column in columns)
-        row = next(
-            iter(
-                self._session.connection.execute(
-                    f"INSERT INTO {table.sql} ({names}) {query.sql}", self._session.variables.used()
-                ).fetchall()
-            ),
-            None,
-        )
-        return int(row[0]) if row else 0
+        sql = f"INSERT INTO {table.sql} ({names}) {query.sql}"
+        ((count,),) = self._session.connection.execute(sql, self._session.variables.used(sql)).fetchall()
+        return int(count)
 
     def rename(self, old: str, new: str, kind: str | None) -> None:
         """Run sp_rename for a table or a column.

@@ -159,7 +159,8 @@ class DuckSession:
         query = self._compile(node)
         columns = self._columns(query)
         self.transaction.before_read()
-        relation = self.connection.sql(_on_the_wire(query), params=self.variables.used())
+        sql = _on_the_wire(query)
+        relation = self.connection.sql(sql, params=self.variables.used(sql))
         reader = relation.to_arrow_reader(_BATCH_ROWS)
         self.row_count = 0
         batches = self._counted(reader)
@@ -300,7 +301,7 @@ class DuckSession:
     def _columns(self, query: Query) -> tuple[ResultColumn, ...]:
         types = [expr.type for _, expr in query.columns]
         if any(type_ is None for type_ in types):
-            described = self.connection.execute(f"DESCRIBE {query.sql}", self.variables.used()).fetchall()
+            described = self.connection.execute(f"DESCRIBE {query.sql}", self.variables.used(query.sql)).fetchall()
             types = [type_ or from_duckdb(str(row[1])) for type_, row in zip(types, described, strict=True)]
         return tuple(
             ResultColumn(name, type_ or INT, nullable=expr.nullable, identity=expr.identity, computed=expr.computed)
@@ -314,7 +315,7 @@ class DuckSession:
         expr = self.compiler().expression(node.expressions[0], Scope())
         if type_ is not None:
             expr = convert(expr, type_)
-        (row,) = self.connection.execute(f"SELECT {expr.sql}", self.variables.used()).fetchall()
+        (row,) = self.connection.execute(f"SELECT {expr.sql}", self.variables.used(expr.sql)).fetchall()
         return row[0]
 
     def _assign(self, node: exp.Select) -> None:
@@ -329,7 +330,8 @@ class DuckSession:
             convert(Expr(f"q.v{place}", expr.type, utf16=expr.utf16), self.variables.type_of(target)).sql
             for place, (target, (_, expr)) in enumerate(zip(targets, query.columns, strict=True))
         )
-        rows = self.connection.execute(f"SELECT {outputs} FROM ({query.sql}) AS q", self.variables.used()).fetchall()
+        sql = f"SELECT {outputs} FROM ({query.sql}) AS q"
+        rows = self.connection.execute(sql, self.variables.used(sql)).fetchall()
         self.row_count = len(rows)
         for target, value in zip(targets, rows[-1] if rows else (), strict=False):
             self.variables.store(target, value)
@@ -349,7 +351,7 @@ class DuckSession:
 
     def constant(self, expr: Expr) -> Any:
         """Compute an expression that names no column."""
-        (row,) = self.connection.execute(f"SELECT {expr.sql}", self.variables.used()).fetchall()
+        (row,) = self.connection.execute(f"SELECT {expr.sql}", self.variables.used(expr.sql)).fetchall()
         return row[0]
 
     def affected(self, count: int) -> RowsAffected:

@@ -78,9 +78,13 @@ class Variables:
         """Begin to compile a statement."""
         self._used = {}
 
-    def used(self) -> dict[str, Any]:
-        """Return the DuckDB parameters of the statement compiled last."""
-        return self._used
+    def used(self, sql: str) -> dict[str, Any]:
+        """Return the DuckDB parameters that a compiled statement names.
+
+        It may name fewer than it was compiled with: OBJECT_ID(@name) is a constant once it is compiled.
+        """
+        named = set(re.findall(r"\$(p\d+)", sql))
+        return {name: value for name, value in self._used.items() if name in named}
 
     def expression(self, name: str) -> Expr:
         """Return a variable as an expression.
