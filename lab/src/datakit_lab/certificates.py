@@ -28,6 +28,11 @@ class ServerCertificate:
     certificate: Path
     key: Path
 
+    @classmethod
+    def in_folder(cls, directory: Path) -> ServerCertificate:
+        """Return the paths that :func:`issue_certificate` writes in ``directory``."""
+        return cls(directory / "authority.pem", directory / "server.pem", directory / "server.key")
+
 
 def issue_certificate(
     directory: Path, hosts: Iterable[str] | None = None, *, now: datetime | None = None, life: timedelta = _LIFE
@@ -62,7 +67,7 @@ def issue_certificate(
         .sign(authority_key, hashes.SHA256())
     )
 
-    issued = ServerCertificate(directory / "authority.pem", directory / "server.pem", directory / "server.key")
+    issued = ServerCertificate.in_folder(directory)
     pem = serialization.Encoding.PEM
     issued.authority.write_bytes(authority.public_bytes(pem))
     issued.certificate.write_bytes(certificate.public_bytes(pem) + authority.public_bytes(pem))

@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 
     from datakit_lab.state import LabRecord, LabState
 
-_LOOK_AROUND = """\
-
-Look around:
-  eval "$(datakit-lab env --state-dir {state})"          Kerberos and secrets for this shell
-  klist                                       the tickets
-  datakit-lab status --state-dir {state}
-  datakit-lab mutate --state-dir {state}             let the source change
-  datakit-lab down --state-dir {state}"""
-
 app = typer.Typer(
     name="datakit-lab",
     help="A corporate network in a box: KDC, SQL Server double and PostgreSQL, for laptops and tests.",
@@ -61,6 +52,8 @@ def up(
     postgres_port: Annotated[int, typer.Option(help="Loopback port of PostgreSQL.")] = 15432,
 ) -> None:
     """Start the lab in the background and wait until it is ready."""
+    import shlex
+
     from datakit_lab.lifecycle import start
     from datakit_lab.state import LabOptions, LabState
 
@@ -78,7 +71,15 @@ def up(
         already, record = start(state, options)
     console.print("The lab is already running." if already else "The lab is ready.", style="bold")
     _show(state, record)
-    console.print(_LOOK_AROUND.format(state=state_dir))
+    option = "" if state_dir == _DEFAULT_STATE else f" --state-dir {shlex.quote(str(state_dir))}"
+    typer.echo("\nLook around:")
+    for command, what in [
+        (f'eval "$(datakit-lab env{option})"', "Kerberos and secrets for this shell"),
+        ("klist", "the tickets, for the lab's servers only"),
+        (f"datakit-lab mutate{option}", "let the source change"),
+        (f"datakit-lab down{option}", "end it"),
+    ]:
+        typer.echo(f"  {command:<40}  # {what}")
 
 
 @app.command()
@@ -190,6 +191,61 @@ def kdc(
         _until_interrupted(
             [f"{realm} answers on port {server.port}.", f"KRB5_CONFIG={server.krb5_conf}", f"keytab: {keytab}"]
         )
+
+
+@app.command()
+def sqlserver(
+    port: Annotated[int, typer.Option(help="Loopback port, 0 for a free one.")] = 11433,
+    data: Annotated[str, typer.Option(help="Data sets, separated by commas: airline, tpch, nasty.")] = "airline",
+    keytab: Annotated[Path | None, typer.Option(help="Keys of MSSQLSvc/HOST:PORT; without, no Kerberos.")] = None,
+    principal: Annotated[
+        list[str] | None, typer.Option(help="Who may read with a ticket, user@REALM; repeatable.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="The password of the SQL login datakit; without, a new one is printed.")
+    ] = None,
+    certificates: Annotated[
+        Path | None, typer.Option(help="Folder of server.pem and server.key; without, new ones for this run.")
+    ] = None,
+    fault: Annotated[list[str] | None, typer.Option(help="A fault that waits from the start; repeatable.")] = None,
+    control: Annotated[Path | None, typer.Option(help="Socket for load, mutate and faults.")] = None,
+) -> None:
+    """Run only the SQL Server double, in the foreground. It is a double for laptops and tests, not SQL Server."""
+    import contextlib
+    import secrets
+    import tempfile
+
+    from datakit_lab.certificates import ServerCertificate, issue_certificate
+    from datakit_lab.control import serve
+    from datakit_lab.double import DATABASE, SQL_LOGIN, run_double
+
+    _end_on_sigterm()
+    data_sets = _data_sets(data)
+    password = password_file.read_text(encoding="utf-8") if password_file else secrets.token_urlsafe(12)
+    with contextlib.ExitStack() as stack:
+        if certificates is None:
+            certificate = issue_certificate(
+                Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="datakit-lab-")))
+            )
+        else:
+            certificate = ServerCertificate.in_folder(certificates)
+        double = stack.enter_context(
+            run_double(
+                port=port,
+                data=data_sets,
+                password=password,
+                principals=principal or [],
+                keytab=keytab,
+                certificate=certificate,
+                faults=fault or [],
+            )
+        )
+        if control is not None:
+            stack.enter_context(serve(control, double.handlers()))
+        lines = [f"The double of SQL Server answers on port {double.server.port}.", f"database: {DATABASE}"]
+        if password_file is None:
+            lines.append(f"SQL login: {SQL_LOGIN}, password: {password}")
+        _until_interrupted(lines)
 
 
 @app.command()

@@ -28,7 +28,8 @@ _SUN_PATH: Final = 100
 def serve(path: Path, handlers: Mapping[str, Handler]) -> Iterator[None]:
     """Within, answer commands at ``path`` in threads of their own.
 
-    A handler gets the arguments and returns the answer; a :class:`LabError` from it is raised again at the caller's.
+    A handler gets the arguments and returns the answer, of which what JSON does not know arrives as text. A
+    :class:`LabError` from it is raised again at the caller's.
     """
 
     class _Conversation(socketserver.StreamRequestHandler):
@@ -38,7 +39,7 @@ def serve(path: Path, handlers: Mapping[str, Handler]) -> Iterator[None]:
                 answer = {"result": handlers[request["command"]](request["arguments"])}
             except LabError as error:
                 answer = {"error": {"what": error.what, "fix": error.fix}}
-            self.wfile.write(json.dumps(answer).encode() + b"\n")
+            self.wfile.write(json.dumps(answer, default=str).encode() + b"\n")
 
     path.unlink(missing_ok=True)
     with _short(path) as address, socketserver.ThreadingUnixStreamServer(address, _Conversation) as server:

@@ -1,5 +1,4 @@
 """What can go wrong with the lab itself. Exit codes are those of BSD's ``sysexits.h``, as in the datakit command."""
-# ruff: noqa: N818 - they are named by what happened, as those of datakit.errors are
 
 from __future__ import annotations
 

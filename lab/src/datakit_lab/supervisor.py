@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Final
 from datakit_lab.certificates import issue_certificate
 from datakit_lab.errors import LabError
 from datakit_lab.kdc import Kdc
-from datakit_lab.network import accepts, holder_of, own_names, port_is_free
+from datakit_lab.network import holder_of, own_names, port_is_free
 from datakit_lab.postgres import Postgres
 from datakit_lab.processes import ChildProcess
 from datakit_lab.state import LabOptions, LabRecord, LabState, Service
@@ -82,7 +83,7 @@ class Supervisor:
         self._start_kdc(stack)
         double = self._start_sqlserver(stack)
         self._start_postgres(stack)
-        double.wait_until(lambda: accepts(self._options.sqlserver_port), seconds=_DATA_MINUTES * 60)
+        double.wait_until(self._state.control.exists, seconds=_DATA_MINUTES * 60)  # the last thing that it opens
         self._refresh_tickets()
         self._record.environment = {
             "KRB5_CONFIG": str(self._kdc.krb5_conf),
@@ -104,16 +105,18 @@ class Supervisor:
         self._note("kdc", self._kdc, self._options.kdc_port, self._kdc.log)
 
     def _start_sqlserver(self, stack: ExitStack) -> ChildProcess:
+        self._state.publish_secret("airline/password", secrets.token_urlsafe(18))
         issue_certificate(self._state.certificates)
-        password = secrets.token_urlsafe(18)
-        self._state.publish_secret("airline/password", password)
-        data = [part for name in self._options.data for part in ("--data", name)]
-        command = [sys.executable, "-m", "datakit_lab", "sqlserver", "--port", str(self._options.sqlserver_port), *data]
-        double = ChildProcess(
-            "the SQL Server double",
-            [*command, "--state-dir", str(self._state.directory)],
+        double = start_double(
+            port=self._options.sqlserver_port,
+            data=self._options.data,
+            principal=self._kdc.full_name(SERVICE_ACCOUNT),
+            keytab=self._state.kdc / "sqlserver.keytab",
+            password_file=self._state.secrets / "airline" / "password",
+            certificates=self._state.certificates,
+            control=self._state.control,
             log=self._state.logs / "sqlserver.log",
-            env={**os.environ, "KRB5_CONFIG": str(self._kdc.krb5_conf)},
+            environment=self._kdc.client_environment(),
         )
         stack.callback(double.stop)
         self._note("sqlserver", double, self._options.sqlserver_port, double.log)
@@ -172,6 +175,36 @@ class Supervisor:
     @property
     def _ccache(self) -> Path:
         return self._state.tickets / SERVICE_ACCOUNT
+
+
+def start_double(
+    *,
+    port: int,
+    data: Sequence[str],
+    principal: str,
+    keytab: Path,
+    password_file: Path,
+    certificates: Path,
+    control: Path,
+    log: Path,
+    environment: Mapping[str, str],
+) -> ChildProcess:
+    """Start the SQL Server double in a process of its own; it listens once its data is loaded.
+
+    :param certificates: the folder of :func:`datakit_lab.certificates.issue_certificate`.
+    """
+    options = {
+        "--port": port,
+        "--data": ",".join(data),
+        "--principal": principal,
+        "--keytab": keytab,
+        "--password-file": password_file,
+        "--certificates": certificates,
+        "--control": control,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    command = [sys.executable, "-m", "datakit_lab", "sqlserver", *words]
+    return ChildProcess("the SQL Server double", command, log=log, env={**os.environ, **environment})
 
 
 def sqlserver_services(port: int) -> list[str]:

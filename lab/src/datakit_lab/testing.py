@@ -3,20 +3,23 @@
 Installing datakit-lab makes them available (entry point ``pytest11``). Each pytest-xdist worker has its own servers on
 ports of their own; they end with the worker, however that ends.
 
-Session-wide: ``lab_kdc``, ``lab_certificate``, ``lab_postgres``, ``lab_sqlserver``. For one test: ``lab_database`` (an
-empty database and the role that owns it), ``lab_tickets`` (a credential cache of the service account) and
-``lab_secrets`` (the folder of secret files).
+Session-wide: ``lab_kdc``, ``lab_certificate``, ``lab_postgres``, ``lab_sqlserver``. For one test:
+``lab_own_sqlserver`` (a double to change), ``lab_database`` (an empty database and the role that owns it),
+``lab_tickets`` (a credential cache of the service account) and ``lab_secrets`` (the folder of secret files).
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+
+from datakit_lab.control import call
 
 if TYPE_CHECKING:
     from datakit_lab.certificates import ServerCertificate
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 SERVICE_ACCOUNT: Final = "svc-datakit"
 """The principal that reads source systems, without its realm."""
+_LOAD_SECONDS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,101 @@ class LabSecrets:
         return scratch.replace(path)
 
 
+@dataclass(frozen=True, slots=True)
+class LabSqlServer:
+    """The SQL Server double, in a process of its own: mssql-python waits within Python's lock, and nobody could answer.
+
+    :ivar user: a SQL login that may change everything, with ``password``; the service account only reads.
+    """
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str
+    principal: str
+    certificate: ServerCertificate
+    control: Path
+    log: Path
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The service names that a client on this machine may ask for."""
+        from datakit_lab.supervisor import sqlserver_services
+
+        return tuple(sqlserver_services(self.port))
+
+    def connection_string(self, database: str | None = None, *, kerberos: bool = True) -> str:
+        """Return a connection string for mssql-python, with the ticket in ``KRB5CCNAME`` or the SQL login."""
+        login = "Trusted_Connection=yes" if kerberos else f"UID={self.user};PWD={{{self.password}}}"
+        server = f"Server=tcp:{self.host},{self.port};Database={database or self.database}"
+        return f"{server};{login};Encrypt=yes;TrustServerCertificate=yes"
+
+    def run(self, sql: str, database: str | None = None) -> list[list[Any]]:
+        """Run a batch as the server itself; return the last result's rows, as far as JSON knows their values."""
+        rows: list[list[Any]] = call(self.control, "run", sql=sql, database=database or self.database)["rows"]
+        return rows
+
+    def fault(self, text: str) -> None:
+        """Set a fault, as :mod:`datakit_lab.sqlserver.faults` writes it, or ``clear`` them all."""
+        call(self.control, "fault", text=text)
+
+    def load(self, name: str) -> None:
+        """Load a data set."""
+        call(self.control, "load", name=name)
+
+    def mutate(self, step: str | None = None) -> list[str]:
+        """Let the source change by one step, or by all; return what happened."""
+        did: list[str] = call(self.control, "mutate", step=step)["did"]
+        return did
+
+
+@contextmanager
+def sqlserver_double(
+    kdc: Kdc, certificates: ServerCertificate, folder: Path, data: Sequence[str] = ("airline",)
+) -> Iterator[LabSqlServer]:
+    """Within, a double of its own with this data runs; for tests that change the source."""
+    from datakit_lab.double import DATABASE, SQL_LOGIN
+    from datakit_lab.network import free_port
+    from datakit_lab.supervisor import sqlserver_services, start_double
+
+    port = free_port()
+    services = sqlserver_services(port)
+    for service in services:
+        kdc.add_principal(service)
+    password = secrets.token_urlsafe(12)
+    password_file = folder / "password"
+    password_file.touch(mode=0o600)
+    password_file.write_text(password, encoding="utf-8")
+    running = LabSqlServer(
+        host="localhost",
+        port=port,
+        database=DATABASE,
+        user=SQL_LOGIN,
+        password=password,
+        principal=kdc.full_name(SERVICE_ACCOUNT),
+        certificate=certificates,
+        control=folder / "control",
+        log=folder / "sqlserver.log",
+    )
+    process = start_double(
+        port=port,
+        data=data,
+        principal=running.principal,
+        keytab=kdc.keytab(folder / "keytab", *services),
+        password_file=password_file,
+        certificates=certificates.certificate.parent,
+        control=running.control,
+        log=running.log,
+        environment=kdc.client_environment(),
+    )
+    try:
+        process.wait_until(running.control.exists, seconds=_LOAD_SECONDS)
+        yield running
+    finally:
+        process.stop()
+
+
 @pytest.fixture(scope="session")
 def lab_kdc() -> Iterator[Kdc]:
     """A running KDC with the principal ``svc-datakit``; ``KRB5_CONFIG`` of this process is the realm's."""
@@ -104,6 +203,22 @@ def lab_postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
     kdc = request.getfixturevalue("lab_kdc") if Postgres.speaks_kerberos() else None
     with Postgres(kdc=kdc, durable=False) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def lab_sqlserver(
+    lab_kdc: Kdc, lab_certificate: ServerCertificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LabSqlServer]:
+    """The double with AirlineOps, January to November; leave its tables as they are, and clear faults that you set."""
+    with sqlserver_double(lab_kdc, lab_certificate, tmp_path_factory.mktemp("sqlserver")) as running:
+        yield running
+
+
+@pytest.fixture
+def lab_own_sqlserver(lab_kdc: Kdc, lab_certificate: ServerCertificate, tmp_path: Path) -> Iterator[LabSqlServer]:
+    """A double with AirlineOps for one test, which may change it."""
+    with sqlserver_double(lab_kdc, lab_certificate, tmp_path) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,0 +1,250 @@
+"""``datakit-lab`` as a person uses it: up, look, let things break, down."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import krb5
+import psycopg
+import pytest
+from datakit_lab.lifecycle import look
+from datakit_lab.network import free_port
+from datakit_lab.state import LabState
+
+PROGRAM = [sys.executable, "-m", "datakit_lab"]
+
+
+class Lab:
+    """One lab of a test's own: its folder and ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports = [free_port(udp=True), free_port(), free_port()]
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run a command on this lab; return what it printed."""
+        command = [*PROGRAM, *arguments, "--state-dir", str(self.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+        logs = "".join(log.read_text() for log in self.folder.glob("logs/*.log"))
+        assert done.returncode == code, f"{done.stdout}\n{done.stderr}\n{logs}"
+        return done.stdout + done.stderr
+
+    def up(self, *arguments: str, code: int = 0) -> str:
+        kdc, sqlserver, postgres = map(str, self.ports)
+        ports = ["--kdc-port", kdc, "--sqlserver-port", sqlserver, "--postgres-port", postgres]
+        return self.run("up", "--data", "", *ports, *arguments, code=code)
+
+    def status(self) -> Any:
+        """Look at the lab without a process for it; one test sees that the command prints the same."""
+        return look(LabState(self.folder)).as_json()
+
+    def pids(self) -> list[int]:
+        found = self.status()
+        return [found["supervisor"], *(service["pid"] for service in found["services"].values())]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    running = Lab(tmp_path_factory.mktemp("lab") / "state")
+    running.up()
+    yield running
+    running.run("down")
+
+
+@pytest.fixture
+def own_lab(tmp_path: Path) -> Iterator[Lab]:
+    """A lab that the test starts and may break."""
+    lab = Lab(tmp_path / "state")
+    yield lab
+    lab.run("down")
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return ") Z " not in stat.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail(f"never: {what}")
+
+
+def tickets(lab: Lab) -> list[Any]:
+    context = krb5.init_context()
+    return list(krb5.cc_resolve(context, f"FILE:{lab.folder}/tickets/svc-datakit".encode()))
+
+
+def test_everything_answers_and_status_says_so_to_people_and_scripts(lab: Lab) -> None:
+    found = lab.status()
+    assert found["healthy"]
+    assert found["answering"] == {"kdc": True, "sqlserver": True, "postgres": True}
+    assert [service["port"] for service in found["services"].values()] == lab.ports
+    assert json.loads(lab.run("status", "--json")) == found
+    assert lab.run("status").count("answers") == 3
+
+
+def test_a_second_up_says_that_it_is_running_and_changes_nothing(lab: Lab) -> None:
+    before = lab.pids()
+    assert "already running" in lab.up()
+    assert lab.pids() == before
+
+
+def test_env_is_for_a_shell(lab: Lab) -> None:
+    script = 'eval "$("$0" -m datakit_lab env --state-dir "$1")"; echo "$KRB5_CONFIG|$KRB5CCNAME|$DATAKIT_SECRETS"'
+    done = subprocess.run(["sh", "-c", script, sys.executable, lab.folder], capture_output=True, text=True, check=True)
+    config, ccache, secrets = done.stdout.strip().split("|")
+    assert Path(config).is_file()
+    assert Path(ccache.removeprefix("FILE:")).is_file()
+    assert Path(secrets, "finance-db", "password").is_file()
+
+
+def test_the_password_in_the_secrets_opens_the_warehouse_and_is_nowhere_else(lab: Lab) -> None:
+    path = lab.folder / "secrets" / "finance-db" / "password"
+    assert path.stat().st_mode & 0o777 == 0o600
+    password = path.read_text()
+    with psycopg.connect(
+        host="localhost", port=lab.ports[2], user="finance", dbname="finance", password=password
+    ) as connection:
+        connection.execute("CREATE SCHEMA IF NOT EXISTS bronze")
+    elsewhere = [*lab.folder.rglob("*.json"), *lab.folder.rglob("*.log")]
+    assert elsewhere
+    assert [file for file in elsewhere if password in file.read_text()] == []
+    for pid in lab.pids():
+        assert password not in Path(f"/proc/{pid}/cmdline").read_text()
+        assert password not in Path(f"/proc/{pid}/environ").read_text()
+
+
+def test_the_shared_tickets_are_for_the_labs_servers_only(lab: Lab) -> None:
+    names = {(ticket.server.name or b"").decode() for ticket in tickets(lab)}
+    assert f"MSSQLSvc/localhost:{lab.ports[1]}@LAB.TEST" in names
+    assert f"MSSQLSvc/{socket.gethostname().lower()}:{lab.ports[1]}@LAB.TEST" in names
+    assert not [name for name in names if name.startswith("krbtgt/")]
+
+
+def test_ticket_publishes_a_shorter_one_or_a_ticket_granting_one(lab: Lab) -> None:
+    lab.run("ticket", "--life", "40s")
+    left = [ticket.times.endtime - datetime.now(UTC).timestamp() for ticket in tickets(lab)]
+    assert 0 < max(left) <= 40
+    lab.run("ticket", "--tgt")
+    assert [(ticket.server.name or b"").decode() for ticket in tickets(lab) if ticket.ticket] == [
+        "krbtgt/LAB.TEST@LAB.TEST"
+    ]
+    lab.run("ticket")
+
+
+def test_tickets_are_renewed_before_they_expire(own_lab: Lab) -> None:
+    own_lab.up("--ticket-life", "4s", "--clock-skew", "1s")
+    first = max(ticket.times.endtime for ticket in tickets(own_lab))
+    wait_until(lambda: min(ticket.times.endtime for ticket in tickets(own_lab)) > first, "a later ticket")
+
+
+def test_down_leaves_nothing_but_logs(own_lab: Lab) -> None:
+    own_lab.up()
+    pids = own_lab.pids()
+    scratch = own_lab.status()["scratch"]
+    assert all(map(alive, pids))
+    assert "is gone" in own_lab.run("down")
+    assert not any(map(alive, pids))
+    assert not any(Path(folder).exists() for folder in scratch)
+    assert sorted(path.name for path in own_lab.folder.iterdir()) == ["lock", "logs"]
+    nothing = {"running": False, "healthy": False, "answering": {}}
+    assert json.loads(own_lab.run("status", "--json", code=75)) == nothing
+
+
+def test_no_server_outlives_a_killed_supervisor_and_the_next_up_cleans_up(own_lab: Lab) -> None:
+    own_lab.up()
+    supervisor, *servers = own_lab.pids()
+    scratch = own_lab.status()["scratch"]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: not any(map(alive, [supervisor, *servers])), "all ended")
+    assert own_lab.status()["running"] is False
+    own_lab.up()
+    assert not any(Path(folder).exists() for folder in scratch)
+    assert own_lab.status()["healthy"]
+
+
+def test_status_says_which_server_died(own_lab: Lab) -> None:
+    own_lab.up()
+    os.kill(own_lab.status()["services"]["kdc"]["pid"], signal.SIGKILL)
+    wait_until(lambda: not own_lab.status()["answering"]["kdc"], "the KDC is down")
+    wait_until(lambda: json.loads((own_lab.folder / "lab.json").read_text())["services"]["kdc"]["pid"] is None, "noted")
+    assert "kdc ended by itself" in (own_lab.folder / "logs" / "lab.log").read_text()
+    assert own_lab.status()["answering"]["postgres"]
+
+
+def test_a_taken_port_names_its_holder_and_starts_nothing(own_lab: Lab) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", own_lab.ports[1]))
+        taken.listen()
+        said = own_lab.up(code=78)
+    assert f"port {own_lab.ports[1]} is taken by" in said
+    assert str(os.getpid()) in said
+    assert "--sqlserver-port" in said
+    assert "Traceback" not in said
+    assert own_lab.status()["running"] is False
+
+
+def test_a_missing_program_names_the_debian_packages(own_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import shutil, sys\n"
+        "shutil.which = lambda *a, **k: None\n"
+        "sys.argv = ['datakit-lab', 'kdc', '--port', '0']\n"
+        "from datakit_lab.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 78
+    assert "apt-get install --yes --no-install-recommends krb5-kdc krb5-admin-server" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["env", "ticket", "mutate"])
+def test_without_a_lab_the_message_says_how_to_start_one(tmp_path: Path, command: str) -> None:
+    said = Lab(tmp_path / "none").run(command, code=78)
+    assert "no lab runs in" in said
+    assert "datakit-lab up" in said
+    assert not (tmp_path / "none").exists()
+
+
+def test_nonsense_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "none")
+    assert "'soon' is no duration" in lab.up("--ticket-life", "soon", code=78)
+    assert "there is no data set 'sales'" in lab.up("--data", "sales", code=78)
+    assert not lab.folder.exists()
+
+
+@pytest.mark.parametrize(("server", "says"), [("kdc", "LAB.TEST answers"), ("postgres", "PostgreSQL answers")])
+def test_one_server_runs_in_the_foreground_until_it_is_told_to_end(server: str, says: str) -> None:
+    process = subprocess.Popen(
+        [*PROGRAM, server, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert says in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+def test_help_costs_no_heavy_import() -> None:
+    code = (
+        "import sys\nfrom datakit_lab.cli import app\n"
+        "heavy = {'pyarrow', 'duckdb', 'krb5', 'gssapi', 'psycopg', 'sqlglot', 'cryptography', 'rich.table'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
