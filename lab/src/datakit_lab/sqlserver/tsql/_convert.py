@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from datakit_lab.sqlserver.backend import SqlError, SqlType
+from datakit_lab.sqlserver.tsql import _clr
 from datakit_lab.sqlserver.tsql import _temporal as temporal
 from datakit_lab.sqlserver.tsql._types import (
     BINARY,
@@ -243,6 +244,9 @@ def _convert_sql(expr: Expr, target: SqlType, style: int | None, cast: str) -> t
         return f"{{'base': {base}, 'value': {as_text(expr, 121)}}}", False
     if name in CLR and expr.kind == name:
         return expr.sql, False
+    if name in CLR and isinstance(expr.literal, str):
+        raw = blob_literal(_clr.serialise(name, expr.literal))
+        return f"{{'wkt': {text_literal(expr.literal)}, 'bytes': {raw}}}", False
     raise SqlError(529, f"Explicit conversion from data type {expr.kind or 'NULL'} to {name} is not allowed.")
 
 
@@ -274,7 +278,7 @@ def _shown_length(expr: Expr) -> int | None:
 
 
 def _to_binary(expr: Expr, target: SqlType, style: int | None) -> str:
-    length = 8 if target.name == "timestamp" else target.length
+    length = {"timestamp": 8, "image": -1}.get(target.name, target.length)
     if expr.kind in BINARY:
         sql = expr.sql
     elif expr.kind in CLR:

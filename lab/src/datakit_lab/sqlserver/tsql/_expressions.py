@@ -122,16 +122,11 @@ class ExpressionCompiler:
             number = int(value)
             if number < 2**31:
                 return Expr(value, INT, literal=number, nullable=False)
-            return Expr(
-                value,
-                BIGINT if number < 2**63 and False else SqlType("numeric", precision=len(value), scale=0),
-                nullable=False,
-            )
+            return _exact(value, len(value), 0)
         if "e" in value.lower():
-            return Expr(f"CAST({value} AS DOUBLE)", FLOAT, nullable=False)
+            return Expr(f"CAST('{value}' AS DOUBLE)", FLOAT, nullable=False)
         whole, _, fraction = value.partition(".")
-        digits = len(whole.lstrip("0")) + len(fraction)
-        return Expr(value, SqlType("numeric", precision=max(digits, 1), scale=len(fraction)), nullable=False)
+        return _exact(value, max(len(whole.lstrip("0")) + len(fraction), 1), len(fraction))
 
     def _national(self, node: exp.National, scope: Scope) -> Expr:
         del scope
@@ -322,6 +317,14 @@ class ExpressionCompiler:
         exp.CurrentUser: _current_user,
         exp.Concat: _concat_literals,
     }
+
+
+def _exact(value: str, precision: int, scale: int) -> Expr:
+    """Return a number that is no int; as text, because DuckDB reads long ones as DOUBLE."""
+    if precision > 38:
+        raise SqlError(1007, f"The number '{value}' is out of the range for numeric representation (maximum precision 38).", severity=15)
+    type_ = SqlType("numeric", precision=precision, scale=scale)
+    return Expr(f"CAST('{value}' AS DECIMAL({precision},{scale}))", type_, nullable=False)
 
 
 def sort_key(expr: Expr) -> str:

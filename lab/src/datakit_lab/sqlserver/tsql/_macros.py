@@ -13,7 +13,7 @@ MACROS: Final[tuple[str, ...]] = (
     "CREATE OR REPLACE TEMP MACRO utf16_length(s) AS length(s) + length(regexp_replace(s, '[\\x{0}-\\x{FFFF}]', '', 'g'))",
     "CREATE OR REPLACE TEMP MACRO encode_utf16(s) AS unhex(array_to_string([CASE WHEN u < 65536 THEN "
     f"{_BMP} ELSE printf('%02X%02X%02X%02X', {_HIGH} & 255, {_HIGH} >> 8, {_LOW} & 255, {_LOW} >> 8) END "
-    "for u in [unicode(c) for c in string_split(s, '')]], ''))",
+    "for u in [unicode(c) for c in string_split(s, '') if c <> '']], ''))",
     "CREATE OR REPLACE TEMP MACRO decode_utf16(b) AS array_to_string([CASE WHEN length(t) = 8 THEN "
     f"chr(65536 + (({_UNIT.format(1)} - 55296) << 10) + ({_UNIT.format(5)} - 56320)) "
     f"WHEN {_UNIT.format(1)} BETWEEN 55296 AND 57343 THEN chr(65533) ELSE chr({_UNIT.format(1)}) END "

@@ -100,7 +100,7 @@ def _described_row(place: int, column: ResultColumn) -> tuple[Any, ...]:
     facts = described(column.type)
     clr = column.type.name if facts.system_type_id == 240 else None
     return (
-        False, place, column.name or None, column.nullable, facts.system_type_id, type_text(column.type), facts.max_length, facts.precision,
+        False, place, column.name or None, column.nullable, facts.system_type_id, None if clr else type_text(column.type), facts.max_length, facts.precision,
         facts.scale, facts.collation, facts.user_type_id if clr else None, None, "sys" if clr else None, clr, column.identity, False,
         not column.computed, column.computed, False, None, None,
     )  # fmt: skip

@@ -167,7 +167,6 @@ class DuckSession:
         yield ResultSet(columns, batches)
         for _ in batches:  # what the client did not read still counts
             pass
-        yield RowsAffected(self.row_count)
 
     def _counted(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         """Yield batches and count their rows for ``@@ROWCOUNT``; DuckDB wants the result closed before the next."""
