@@ -105,7 +105,8 @@ class Converter:
             array = pc.ascii_lower(array)
         if array.type != target.type:
             try:
-                array = array.cast(target.type)
+                # time(7) arrives in nanoseconds; where its last digit may not be lost, a guard has seen to it
+                array = array.cast(options=pc.CastOptions(target.type, allow_time_truncate=True))
             except pa.ArrowNotImplementedError:
                 raise ContractMismatch(
                     f"column {field.column.name!r} arrives as {array.type}, and the contract says {field.column.type}",

@@ -53,6 +53,12 @@ def load_driver() -> ModuleType:
     return _module
 
 
+def driver_errors() -> tuple[type[BaseException], ...]:
+    """Return what the driver raises: its own exceptions, and RuntimeError from its native half."""
+    driver = load_driver()
+    return (driver.exceptions.Exception, RuntimeError)
+
+
 class Connection:
     """One connection. Not thread-safe, except for :meth:`close` of an idle one."""
 
@@ -70,7 +76,6 @@ class Connection:
         :param subject: what the statement is about, for errors.
         :raises DatakitError: as :func:`datakit.sources.sqlserver.failures.translate` says.
         """
-        driver = load_driver()
         place = self.place(subject)
         try:
             cursor = self._raw.cursor()
@@ -79,12 +84,11 @@ class Connection:
                 return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
             finally:
                 cursor.close()
-        except (driver.Error, driver.Exception, RuntimeError) as error:
+        except driver_errors() as error:
             raise translate(error, place) from None
 
     def iterate(self, sql: str, *, subject: str | None = None) -> Iterator[tuple[Any, ...]]:
         """Run a statement and yield its rows, a thousand at a time in memory."""
-        driver = load_driver()
         place = self.place(subject)
         try:
             cursor = self._raw.cursor()
@@ -92,7 +96,7 @@ class Connection:
             while rows := cursor.fetchmany(1000):
                 yield from (tuple(row) for row in rows)
             cursor.close()
-        except (driver.Error, driver.Exception, RuntimeError) as error:
+        except driver_errors() as error:
             raise translate(error, place) from None
 
     def place(self, subject: str | None = None) -> Place:
@@ -104,10 +108,9 @@ class Connection:
         raw, self._raw = self._raw, None
         if raw is None:
             return
-        driver = load_driver()
         try:
             raw.close()
-        except (driver.Error, driver.Exception, RuntimeError):
+        except driver_errors():
             # The server is gone, and it ended the session on its side.
             return
 
@@ -142,7 +145,7 @@ def connect(system: SourceSystem, *, where: str) -> Connection:
         return Connection(_within(CONNECT_DEADLINE, open_raw, place), system)
     except DatakitError:
         raise
-    except (driver.Error, driver.Exception, driver.ConnectionStringParseError, RuntimeError) as error:
+    except (*driver_errors(), driver.ConnectionStringParseError) as error:
         raise translate(error, place) from None
 
 

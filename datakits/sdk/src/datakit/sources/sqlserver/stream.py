@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from datakit.errors import DatakitError, SourceUnavailable
 from datakit.sources.sqlserver.arrays import BatchSizer, Converter
-from datakit.sources.sqlserver.driver import Connection, load_driver
+from datakit.sources.sqlserver.driver import Connection, driver_errors
 from datakit.sources.sqlserver.failures import translate
 from datakit.sources.sqlserver.type_table import Field
 
@@ -122,7 +122,6 @@ class SqlServerStream:
         return int(self._cursor.fetchone()[0])
 
     def _call(self, function: Callable[[], Any]) -> Any:
-        driver = load_driver()
         with self._native:
             if self._closed.is_set():
                 raise SourceUnavailable("the stream was closed while it was read", subject=self._subject)
@@ -130,7 +129,7 @@ class SqlServerStream:
                 return function()
             except DatakitError:
                 raise
-            except (driver.Error, driver.Exception, RuntimeError) as error:
+            except driver_errors() as error:
                 if self._closed.is_set():
                     raise SourceUnavailable("the stream was closed while it was read", subject=self._subject) from None
                 if self._connection is None:

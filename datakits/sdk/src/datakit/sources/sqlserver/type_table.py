@@ -50,6 +50,8 @@ class LiveColumn:
                 return f"{self.type_name}({self.precision},{self.scale})"
             case "datetime2" | "time" | "datetimeoffset":
                 return f"{self.type_name}({self.scale})"
+            case "timestamp":
+                return "rowversion"
         return self.type_name
 
 
