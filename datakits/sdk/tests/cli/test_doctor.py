@@ -184,6 +184,13 @@ def test_a_warehouse_on_another_host_is_reached_too(tree: Tree, doctor: Any, lis
     assert "good" == doctor("-e", "local").state("warehouse finance-db")
 
 
+def test_a_warehouses_settings_are_judged_by_its_adapter(tree: Tree, doctor: Any) -> None:
+    assert "good" == doctor("-e", "local").state("settings of finance-db")
+    tree.replace(LOCAL, "{path:", "{pth:")
+    finding = doctor("-e", "local").findings["settings of finance-db"]
+    assert ("bad", True) == (finding["state"], "did you mean 'path'?" in finding["detail"])
+
+
 def test_an_address_where_kerberos_wants_a_name_is_doubtful(tree: Tree, by_ticket: LabTickets, doctor: Any) -> None:
     tree.replace(LOCAL, "host: localhost", "host: 127.0.0.1")
     finding = doctor("-e", "local").findings["source airline"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datakit.cli._doctor.finding import Finding, State
 from datakit.cli._doctor.kerberos import examine_configuration, examine_tickets
 from datakit.cli._doctor.machine import examine_clock, examine_drivers, examine_libraries, examine_python
-from datakit.cli._doctor.places import examine_hosts, examine_report_path, examine_secrets
+from datakit.cli._doctor.places import examine_hosts, examine_report_path, examine_secrets, examine_warehouses
 from datakit.errors import DatakitError
 from datakit.model.environment import Environment
 from datakit.model.project import Project
@@ -40,8 +40,9 @@ def examine(environment: str | None) -> Iterator[Finding]:
     yield from examine_configuration(needed=needs.kerberos, realms=_realms(chosen))
     yield from examine_tickets(chosen, needed=needs.kerberos)
     yield from examine_secrets(chosen)
-    if chosen is not None:
+    if project is not None and chosen is not None:
         yield from examine_hosts(chosen)
+        yield from examine_warehouses(project, chosen)
     yield examine_report_path()
 
 

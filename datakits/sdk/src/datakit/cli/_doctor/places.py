@@ -14,6 +14,7 @@ from datakit.cli._doctor.finding import Finding, State
 from datakit.credentials import read_secret, secrets_folder
 from datakit.errors import DatakitError
 from datakit.model.environment import Environment
+from datakit.model.project import Project
 
 _DEADLINE_SECONDS: Final = 3.0
 _POSTGRES_PORT: Final = 5432
@@ -47,6 +48,23 @@ def examine_hosts(environment: Environment) -> Iterator[Finding]:
             targets[f"warehouse {name}"] = (host, port)
     by_name = {f"source {name}" for name, system in environment.sources.items() if system.user is None}
     yield from _reach_all(targets, by_name)
+
+
+def examine_warehouses(project: Project, environment: Environment) -> Iterator[Finding]:
+    """Let each warehouse's adapter judge its section of the environment."""
+    from datakit.warehouses import open_warehouse
+
+    for config in project.warehouses().values():
+        if config.connection not in environment.warehouses:
+            continue
+        subject = f"settings of {config.connection}"
+        section, where = project.warehouse_connection(environment, config)
+        try:
+            open_warehouse(config.type, section, where=where).close()
+        except DatakitError as error:
+            yield Finding.of(subject, error)
+        else:
+            yield Finding(subject, State.GOOD, f"{config.type}, {where}")
 
 
 def examine_report_path() -> Finding:
