@@ -15,7 +15,6 @@ import duckdb
 from datakit_lab.sqlserver.backend import Login, SqlError
 from datakit_lab.sqlserver.tsql._catalog import Catalog, StoredTable, TableSpec
 from datakit_lab.sqlserver.tsql._convert import quote, text_literal
-from datakit_lab.sqlserver.tsql._macros import MACROS
 from datakit_lab.sqlserver.tsql._principals import Principal
 from datakit_lab.sqlserver.tsql._rowversions import Rowversions
 from datakit_lab.sqlserver.tsql._scope import SourceColumn
@@ -179,11 +178,8 @@ class DuckBackend:
     # for loaders and tests
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """Return a DuckDB connection to all databases, with the engine's macros."""
-        cursor = self._root.cursor()
-        for macro in MACROS:
-            cursor.execute(macro)
-        return cursor
+        """Return a DuckDB connection to all databases."""
+        return self._root.cursor()
 
     def create_table(self, database: str, spec: TableSpec) -> StoredTable:
         """Create a table, and its schema if it is not there; for loaders, which then fill it through :meth:`cursor`.

@@ -14,6 +14,7 @@ import duckdb
 
 from datakit_lab.sqlserver.backend import SqlError, SqlType
 from datakit_lab.sqlserver.tsql._convert import quote
+from datakit_lab.sqlserver.tsql._macros import MACROS
 from datakit_lab.sqlserver.tsql._scope import Relation, SourceColumn
 from datakit_lab.sqlserver.tsql._system_views import SYSTEM_VIEWS
 from datakit_lab.sqlserver.tsql._types import CHARACTER, DEFAULT_COLLATION, TYPES, described, make_type, storage
@@ -143,6 +144,9 @@ CREATE SEQUENCE lab.rowversions START 2001;
 """
 
 
+_ROWS_PER_INSERT: Final = 64
+
+
 class Catalog:
     """Reads and writes one database's catalog through one DuckDB connection, in its current transaction."""
 
@@ -165,6 +169,8 @@ class Catalog:
             for kind, facts in TYPES.items()
         ]  # fmt: skip
         self.connection.executemany(f"INSERT INTO {self._lab}.types VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        for macro in MACROS:
+            self.connection.execute(f"CREATE MACRO {name}.sys.{macro}")
         for view, select in SYSTEM_VIEWS.items():
             self.connection.execute(f'CREATE VIEW {name}.sys."{view}" AS {select.replace("lab.", self._lab + ".")}')
 
@@ -226,9 +232,11 @@ class Catalog:
                 f"Column names in each table must be unique. Column name '{twice}' in table '{spec.name}' is specified more than once.",
             )
         object_id = self.new_object(schema_id, spec.name, "U")
-        for place, column in enumerate(spec.columns, 1):
-            required = column.name.casefold() in {name.casefold() for name in spec.key}
-            self._add_column(object_id, place, column, nullable=column.nullable and not required)
+        key = {name.casefold() for name in spec.key}
+        self._add_columns(
+            object_id,
+            [(place, column, column.nullable and column.name.casefold() not in key) for place, column in enumerate(spec.columns, 1)],
+        )
         parts = [_declaration(column) for column in spec.columns if column.formula is None]
         if spec.key:
             if spec.enforced:
@@ -262,9 +270,7 @@ class Catalog:
                 2705,
                 f"Column names in each table must be unique. Column name '{column.name}' in table '{table.name}' is specified more than once.",
             )
-        self._add_column(
-            table.object_id, max(stored.column_id for stored in table.columns) + 1, column, nullable=column.nullable
-        )
+        self._add_columns(table.object_id, [(max(stored.column_id for stored in table.columns) + 1, column, column.nullable)])
         if column.formula is None:
             type_ = storage(column.sql_type(), utf16=column.utf16)
             self.connection.execute(
@@ -273,7 +279,7 @@ class Catalog:
 
     def register_column(self, object_id: int, column_id: int, column: ColumnSpec) -> None:
         """Note a column that needs no storage (a view's)."""
-        self._add_column(object_id, column_id, column, nullable=column.nullable)
+        self._add_columns(object_id, [(column_id, column, column.nullable)])
 
     def restart_identity(self, table: StoredTable, next_value: int) -> None:
         """Let the next identity value be ``next_value``, as DBCC CHECKIDENT does."""
@@ -289,23 +295,17 @@ class Catalog:
             self.rows(f"DELETE FROM lab.{name} WHERE object_id = ?", [table.object_id])  # noqa: S608  # names of ours
         self.rows("DELETE FROM lab.objects WHERE object_id = ? OR parent_object_id = ?", [table.object_id] * 2)
 
-    def _add_column(self, object_id: int, column_id: int, column: ColumnSpec, *, nullable: bool) -> None:
-        type_ = column.sql_type()
-        facts = described(type_)
-        seed, increment = column.identity or (None, None)
-        nullable = nullable and column.identity is None and type_.name != "timestamp"
-        self.rows(
-            f"INSERT INTO lab.columns VALUES ({', '.join('?' * 22)})",
-            [
-                object_id, column_id, column.name, type_.name, type_.length, facts.system_type_id, facts.user_type_id,
-                facts.max_length, facts.precision, facts.scale, facts.collation, nullable, column.identity is not None,
-                column.formula is not None, column.sparse, column.hidden, column.generated, column.formula, column.default,
-                seed, increment, column.utf16,
-            ],
-        )  # fmt: skip
-        if column.identity is not None:
-            sequence = f"{self._lab}.{quote(f'identity_{object_id}')}"
-            self.connection.execute(f"CREATE SEQUENCE {sequence} START {seed} INCREMENT {increment}")
+    def _add_columns(self, object_id: int, columns: Sequence[tuple[int, ColumnSpec, bool]]) -> None:
+        """Note columns: their ids, and whether they may be NULL."""
+        # one statement for many rows, because a table may have 1,024 columns
+        for start in range(0, len(columns), _ROWS_PER_INSERT):
+            rows = [_column_row(object_id, *column) for column in columns[start : start + _ROWS_PER_INSERT]]
+            marks = f"({', '.join('?' * len(rows[0]))})"
+            self.rows(f"INSERT INTO lab.columns VALUES {', '.join([marks] * len(rows))}", [value for row in rows for value in row])
+        for _, column, _ in columns:
+            if column.identity is not None:
+                sequence = f"{self._lab}.{quote(f'identity_{object_id}')}"
+                self.connection.execute(f"CREATE SEQUENCE {sequence} START {column.identity[0]} INCREMENT {column.identity[1]}")
 
     def _add_key(self, object_id: int, schema_id: int, spec: TableSpec) -> None:
         name = spec.key_name or f"PK_{spec.name}"[:128]
@@ -319,6 +319,19 @@ class Catalog:
                 "INSERT INTO lab.index_columns VALUES (?, 1, ?, ?, ?, FALSE, FALSE)",
                 [object_id, ordinal, places[column.casefold()], ordinal],
             )
+
+
+def _column_row(object_id: int, column_id: int, column: ColumnSpec, nullable: bool) -> list[Any]:
+    """Return a column's row of ``lab.columns``."""
+    type_ = column.sql_type()
+    facts = described(type_)
+    seed, increment = column.identity or (None, None)
+    nullable = nullable and column.identity is None and type_.name != "timestamp"
+    return [
+        object_id, column_id, column.name, type_.name, type_.length, facts.system_type_id, facts.user_type_id, facts.max_length,
+        facts.precision, facts.scale, facts.collation, nullable, column.identity is not None, column.formula is not None,
+        column.sparse, column.hidden, column.generated, column.formula, column.default, seed, increment, column.utf16,
+    ]  # fmt: skip
 
 
 def _column(row: tuple[Any, ...]) -> StoredColumn:

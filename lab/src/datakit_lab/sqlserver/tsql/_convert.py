@@ -98,7 +98,8 @@ def as_timestamp(expr: Expr) -> str:
 
 
 def _local_ticks(expr: Expr) -> str:
-    return f'(({expr.sql}).ticks + ({expr.sql})."offset" * {60 * temporal.TICKS_PER_SECOND})'
+    minute = 60 * temporal.TICKS_PER_SECOND
+    return f'(({expr.sql}).ticks + CAST(({expr.sql})."offset" AS BIGINT) * {minute})'
 
 
 def _as_time(expr: Expr) -> str:

@@ -73,10 +73,10 @@ def _add(part: str, amount: Expr, value: Expr) -> Expr:
     assert value.type is not None  # noqa: S101  # convert() gives a type
     count = f"CAST(trunc({amount.sql}) AS BIGINT)"
     if value.kind == "datetimeoffset":
-        local = f'(({value.sql}).ticks + ({value.sql})."offset" * 600000000)'
+        local = f'(({value.sql}).ticks + CAST(({value.sql})."offset" AS BIGINT) * 600000000)'
         moved = _add(part, amount, Expr(local, SqlType("datetime2", scale=7))).sql
         offset = f'({value.sql})."offset"'
-        return Expr(f'struct_pack(ticks := {moved} - {offset} * 600000000, "offset" := {offset})', value.type)
+        return Expr(f'struct_pack(ticks := {moved} - CAST({offset} AS BIGINT) * 600000000, "offset" := {offset})', value.type)
     if part in _MONTHS:
         months = f"to_months(CAST({count} * {_MONTHS[part]} AS INTEGER))"
         moved = f"({as_timestamp(value)} + {months})"
