@@ -108,6 +108,11 @@ def test_a_contract_for_another_dataset_is_found(tree: Any, found: Any) -> None:
     ]
 
 
+def test_a_file_whose_name_keeps_it_from_being_read_is_found(tree: Any, found: Any) -> None:
+    tree.write("warehouses/environments/prod.yml", "name: prod\n")
+    assert [("warehouses/environments/prod.yml", "the file is never read, because its name ends in .yml")] == found()
+
+
 def test_two_datakits_that_define_one_dataset_are_found(tree: Any, found: Any) -> None:
     text = (tree.root / SOURCE).read_text().replace("airline-source", "second-source")
     tree.write("datakits/second-source/datakit.yaml", text)

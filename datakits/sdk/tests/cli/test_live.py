@@ -1,6 +1,7 @@
 """Commands that read a source system."""
 
 import json
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -38,6 +39,21 @@ def test_preview_never_sends_control_characters_to_the_terminal(tree: Tree, data
     result = datakit("preview", "airline.planes", "-e", "local")
     assert "·[31mred·" in result.out
     assert "\x1b" not in result.out
+
+
+def test_preview_in_a_narrow_terminal_prints_records(tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", datakit("preview", "airline.flights", "-n", "2", "-e", "local").out)
+    assert "airline.flights, row 2 of 2" in plain
+    assert re.search(r"ArrDelay +int32 +NULL", plain)
+
+
+def test_preview_into_a_pipe_cuts_nothing_off(tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    schema = pa.schema([pa.field("TailNumber", pa.string(), nullable=False)])
+    tree.put("planes", pa.table([pa.array(["long " * 50 + "end"])], schema=schema))
+    assert "long " * 50 + "end" in datakit("preview", "airline.planes", "-e", "local").out
 
 
 def test_an_unknown_dataset_suggests_the_nearest(tree: Tree, datakit: Any) -> None:

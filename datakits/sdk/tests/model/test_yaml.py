@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datakit.errors import InvalidFile
+from datakit.errors import InvalidFile, UnknownName
+from datakit.model._problems import nearest
 from datakit.model.contract import Column, Contract
 from datakit.model.environment import Environment, SourceSystem
 from datakit.model.manifest import BronzeDatakit, Cursor, Dataset, IncludedSource, SlicePlan, SourceDatakit
@@ -303,6 +304,14 @@ MODELS = st.sampled_from([SourceDatakit, Environment, WarehouseConfig, Contract,
 def test_any_mapping_is_accepted_or_refused_in_words(data: dict[str, Any], model: type[BaseModel]) -> None:
     error = complaint(lambda: validate(data, model, "somewhere"))
     assert error is None or (error.subject == "somewhere" and error.what)
+
+
+@given(TEXT | st.just(""), st.lists(TEXT, max_size=5))
+def test_a_suggestion_is_always_one_of_the_known_names(name: str, known: list[str]) -> None:
+    suggested = nearest(name, known)
+    assert suggested is None or suggested in known
+    cause = UnknownName.of("dataset", name, known).cause
+    assert cause is None or any(repr(each) in cause for each in known)
 
 
 @given(st.text(max_size=200) | st.binary(max_size=100).map(lambda data: data.decode("latin-1")))

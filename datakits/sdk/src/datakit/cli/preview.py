@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from datakit.model.contract import Contract
     from datakit.model.manifest import Dataset as DatasetModel
     from datakit.sources import Source
+
+_UNBOUNDED: Final = 1_000_000
 
 
 def preview(
@@ -65,9 +67,28 @@ def _print_table(dataset: str, contract: Contract, rows: list[dict[str, Any]]) -
     for row in rows:
         table.add_row(*(_cell(row[column.name]) for column in contract.columns))
     console = out()
+    width = console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum
     if not console.is_terminal:  # in a pipe the table is as wide as it has to be
-        console.width = max(console.width, console.measure(table).maximum)
-    console.print(table)
+        console.width = max(console.width, width)
+    if width <= console.width:
+        console.print(table)
+    else:
+        _print_records(dataset, contract, rows)
+
+
+def _print_records(dataset: str, contract: Contract, rows: list[dict[str, Any]]) -> None:
+    """Print each row down instead of across, where the terminal is too narrow for a table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for number, row in enumerate(rows, start=1):
+        record = Table.grid(padding=(0, 2))
+        for column in contract.columns:
+            record.add_row(
+                Text(column.name, style="bold"), Text(str(column.type), style="dim"), _cell(row[column.name])
+            )
+        out().print(Text(f"{dataset}, row {number} of {len(rows)}", style="italic"))
+        out().print(record)
 
 
 def _cell(value: Any) -> Any:

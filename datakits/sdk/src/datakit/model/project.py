@@ -199,7 +199,7 @@ class Project:
         ingest = config.ingest[places[0]]
         bronze = self.bronze(ingest.datakit)
         source = self.dataset_source(reference)
-        if source not in bronze.sources:
+        if all(included is not source for included in bronze.sources):
             included = ", ".join(item.datakit for item in bronze.manifest.sources)
             raise InvalidFile(
                 f"bronze datakit {ingest.datakit!r} does not include {source.manifest.name!r}, "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from datakit.cli._rules.environments import environment_notes, environment_problems
 from datakit.cli._rules.landing import landing_notes, landing_problems
+from datakit.cli._rules.layout import layout_problems
 from datakit.cli._rules.sources import source_notes, source_problems
 from datakit.errors import DatakitError, InvalidFile
 from datakit.model.project import Project
@@ -37,6 +38,7 @@ def check_tree(project: Project, only: Path | None = None) -> Findings:
     :param only: report on files in this folder alone; the rest of the tree is still what they refer to.
     """
     rules: tuple[Callable[[Project], Iterable[DatakitError]], ...] = (
+        layout_problems,
         source_problems,
         landing_problems,
         environment_problems,
