@@ -148,6 +148,17 @@ def test_ticket_publishes_a_shorter_one_or_a_ticket_granting_one(lab: Lab) -> No
     lab.run("ticket")
 
 
+def test_the_running_double_is_loaded_changed_and_broken_from_the_command_line(own_lab: Lab) -> None:
+    own_lab.up()
+    assert "ops.Flights" in own_lab.run("load", "airline")
+    assert "28,135 flights" in own_lab.run("mutate", "december")
+    assert "December is there already" in own_lab.run("mutate", "december", code=78)
+    assert "there is no step 'spring'" in own_lab.run("mutate", "spring", code=78)
+    assert "drop after 5000" in own_lab.run("faults", "drop after 5000")
+    assert "no fault waits" in own_lab.run("faults", "clear")
+    assert "is no fault" in own_lab.run("faults", "explode", code=78)
+
+
 def test_tickets_are_renewed_before_they_expire(own_lab: Lab) -> None:
     own_lab.up("--ticket-life", "4s", "--clock-skew", "1s")
     first = max(ticket.times.endtime for ticket in tickets(own_lab))
