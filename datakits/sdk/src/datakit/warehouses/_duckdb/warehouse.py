@@ -101,6 +101,7 @@ class DuckDBWarehouse:
                 catalog.create_schema(execute, request.table)
                 ledger = Ledger(execute, request.table.schema)
                 if done := ledger.find(request.run_id, request.dataset, request.table):
+                    ledger.close_run(request.run_id, request.dataset, request.table)  # a retry opened it again
                     return done
                 check_base(ledger, request)
                 staging = self._open_staging(execute, request)

@@ -115,6 +115,7 @@ class PostgresWarehouse:
         with self._connections.transaction(table) as execute:
             ledger = Ledger(execute, request.table.schema)
             if done := ledger.find(request.run_id, request.dataset, request.table):
+                ledger.close_run(request.run_id, request.dataset, request.table)  # a retry opened it again
                 return done
             check_base(ledger, request)
             staging = _open_staging(execute, request)
