@@ -15,7 +15,7 @@ from datakit.model.manifest import BronzeDatakit, Cursor, Dataset, IncludedSourc
 from datakit.model.types import TYPE_NAMES, DataType
 from datakit.model.warehouse import Ingest, WarehouseConfig
 from datakit.model.yaml import Document, load, parse, validate, write
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -210,6 +210,9 @@ def test_positions_are_known_for_every_key_and_value() -> None:
     assert "9:11" == str(document.at(("datasets", "flights", "key", 0)))
 
 
+# a slow machine is no failure of ours
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 NAMES = st.from_regex(r"[a-z][a-z0-9]{0,8}(-[a-z0-9]{1,8}){0,2}", fullmatch=True)
 DATASETS = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
 TEXT = st.text(min_size=1, max_size=40)
@@ -280,6 +283,7 @@ ENVIRONMENTS = st.builds(
 )
 
 
+@unhurried
 @given(st.one_of(CONTRACTS, SOURCES, BRONZES, WAREHOUSES, ENVIRONMENTS))
 def test_what_is_written_is_read_back_equal(model: Any) -> None:
     text = write(model)
@@ -300,12 +304,14 @@ KEYS = sorted(
 MODELS = st.sampled_from([SourceDatakit, Environment, WarehouseConfig, Contract, BronzeDatakit])
 
 
+@unhurried
 @given(st.dictionaries(st.sampled_from(KEYS) | TEXT, ANY_YAML, max_size=6), MODELS)
 def test_any_mapping_is_accepted_or_refused_in_words(data: dict[str, Any], model: type[BaseModel]) -> None:
     error = complaint(lambda: validate(data, model, "somewhere"))
     assert error is None or (error.subject == "somewhere" and error.what)
 
 
+@unhurried
 @given(TEXT | st.just(""), st.lists(TEXT, max_size=5))
 def test_a_suggestion_is_always_one_of_the_known_names(name: str, known: list[str]) -> None:
     suggested = nearest(name, known)
@@ -314,6 +320,7 @@ def test_a_suggestion_is_always_one_of_the_known_names(name: str, known: list[st
     assert cause is None or any(repr(each) in cause for each in known)
 
 
+@unhurried
 @given(st.text(max_size=200) | st.binary(max_size=100).map(lambda data: data.decode("latin-1")))
 def test_any_text_is_accepted_or_refused_in_words(text: str) -> None:
     error = complaint(lambda: parse(text, Environment, "x.yaml"))
