@@ -22,10 +22,11 @@ from datakit_lab.sqlserver.backend import (
     SqlError,
     SqlType,
 )
+from datakit_lab.sqlserver.prepared import PreparedResult, PreparedResults
 
 # this file is also the factory of the server's process, where it has no package
 sys.path.insert(0, str(Path(__file__).parent))
-from tables_backend import Table, TablesBackend, TableSession, endless, one  # noqa: E402
+from tables_backend import Table, TablesBackend, TableSession, endless, one
 
 TICKS_PER_DAY = 864_000_000_000
 LAST_TICK = 3_652_059 * TICKS_PER_DAY - 1
@@ -61,7 +62,7 @@ _D = Decimal
 
 
 def _moment(*fields: int, minutes: int = 0) -> dt.datetime:
-    return dt.datetime(*fields, tzinfo=dt.timezone(dt.timedelta(minutes=minutes)))  # type: ignore[misc]
+    return dt.datetime(*fields, tzinfo=dt.timezone(dt.timedelta(minutes=minutes)))  # type: ignore[misc, arg-type]
 
 
 CASES: tuple[Case, ...] = (
@@ -284,13 +285,13 @@ def _fatal(session: TableSession) -> Iterator[Answer]:
 
 
 def _state(session: TableSession) -> Iterator[Answer]:
-    text = ",".join(session.transactions) + f" {session.database} {session.login.application}"
+    text = ",".join(session.transactions) + f"|{session.database}|{session.login.application}"
     yield one(SqlType("nvarchar", 4000), pa.array([text]))
 
 
 def _output(session: TableSession) -> Iterator[Answer]:
     (parameter,) = session.parameters[-1]
-    yield ReturnValue(parameter.name, parameter.type, (parameter.value or 0) + 1)
+    yield ReturnValue(parameter.name, parameter.type, (parameter.value or 41) + 1)
     yield RowsAffected(None)
 
 
@@ -300,6 +301,18 @@ ANSWERS = {
     "SELECT fails late": _fails_late,
     "SELECT fatal": _fatal,
     "SELECT state": _state,
-    "EXEC plus_one @value=@value OUTPUT": _output,
-    "SET @value = @value + 1": _output,
+    "EXEC plus_one @P1 OUTPUT": _output,
+    "UPDATE seventeen": lambda session: iter([RowsAffected(17)]),
 }
+
+
+def prepared(folder: str | None = None) -> tuple[TablesBackend, PreparedResults]:
+    """The factory of the server's process."""
+    results = PreparedResults()
+    rows = sorted(i // 3 for i in range(200_000))
+    columns = (ResultColumn("id", SqlType("bigint"), nullable=False), ResultColumn("text", SqlType("varchar", 20)))
+    batches = pa.table({"id": pa.array(rows, pa.int64()), "text": [f"row {i}" for i in range(len(rows))]}).to_batches()
+    result = PreparedResult.encode(columns, batches, slice_column="id", folder=Path(folder) if folder else None)
+    results.add("SELECT id, text FROM big", result)
+    results.add(lambda sql: sql.startswith("SELECT id, text FROM big WHERE"), result)
+    return TablesBackend(), results

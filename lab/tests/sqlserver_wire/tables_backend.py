@@ -124,4 +124,3 @@ def endless(rows: int = 1000, pause: float = 0.0) -> Table:
             time.sleep(pause)
 
     return Table((ResultColumn("n", SqlType("bigint"), nullable=False),), batches)
-

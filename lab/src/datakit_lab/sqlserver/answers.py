@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from datakit_lab.sqlserver.backend import (
     RowsAffected,
     Session,
     SqlError,
+    SqlType,
 )
 from datakit_lab.sqlserver.encoding import RowEncoder
 from datakit_lab.sqlserver.faults import Fault, Faults
@@ -28,7 +30,9 @@ from datakit_lab.sqlserver.prepared import PreparedResults, RowRange
 from datakit_lab.sqlserver.tokens import SELECT_COMMAND, Done, DoneStatus
 from datakit_lab.sqlserver.typeinfo import canonical, type_info, user_type
 
+_ALIAS = re.compile(r"\bAS\s+(?:\[((?:[^\]]|\]\])+)\]|(\w+))", re.IGNORECASE)
 _NULL_BITMAPS_SINCE = 0x730B0003
+_NOTHING_DONE = tokens.done(Done.STATEMENT, DoneStatus.FINAL)
 
 
 class Dropped(Exception):
@@ -74,7 +78,6 @@ class Run:
         """
         self._waiting = list(self._faults.take("query", self._sql))
         held: bytes | None = None
-        any_done = False
         try:
             self._strike()
             answers = self._answers()
@@ -91,13 +94,11 @@ class Run:
                     yield held
                     held = None
                 count, command = None, 0
-                if isinstance(answer, RowRange):
-                    yield answer.result.metadata
-                    count, command = answer.rows, SELECT_COMMAND
-                    yield from self._prepared_rows(answer)
-                elif isinstance(answer, ResultSet):
+                if isinstance(answer, RowRange | ResultSet):
                     before = self._rows
-                    yield from self._result_rows(answer)
+                    yield from (
+                        self._prepared_rows(answer) if isinstance(answer, RowRange) else self._result_rows(answer)
+                    )
                     count, command = self._rows - before, SELECT_COMMAND
                 elif isinstance(answer, RowsAffected):
                     count = answer.count
@@ -106,14 +107,12 @@ class Run:
                     continue
                 if count is not None:
                     self._session.rowcount = count
-                any_done = True
                 held = self._done(count, command)
-            if held and self._kind is Done.STATEMENT:
-                held = tokens.done(self._kind, DoneStatus(held[1] & ~DoneStatus.MORE), *_counts(held))
-            if held:
+            if self._kind is Done.STATEMENT:
+                # nothing follows, so the last DONE loses its MORE
+                yield bytes([held[0], held[1] & ~DoneStatus.MORE]) + held[2:] if held else _NOTHING_DONE
+            elif held:
                 yield held
-            elif not any_done and self._kind is Done.STATEMENT:
-                yield tokens.done(self._kind, DoneStatus.FINAL)
         finally:
             self._faults.give_back(self._waiting)
 
@@ -128,7 +127,7 @@ class Run:
         rows, rest = found
         yield rows
         if rest.strip():
-            yield from self._session.execute(rest, ())
+            yield _row_count(rows.rows, rest)
 
     def _done(self, count: int | None, command: int) -> bytes:
         status = DoneStatus.MORE if count is None else DoneStatus.MORE | DoneStatus.COUNT
@@ -160,6 +159,7 @@ class Run:
                 self._strike()
 
     def _prepared_rows(self, rows: RowRange) -> Iterator[Buffer]:
+        yield rows.result.metadata
         while rows.rows:
             part = replace(rows, stop=rows.start + self._allowed(rows.rows))
             yield from part.chunks()
@@ -180,10 +180,6 @@ class Run:
                 self._cancelled.wait(fault.seconds)
             else:
                 raise fault.error(database=self._session.database)
-
-
-def _counts(done: bytes) -> tuple[int, int]:
-    return int.from_bytes(done[5:13], "little"), int.from_bytes(done[3:5], "little")
 
 
 def return_value(ordinal: int, value: ReturnValue) -> bytes:
@@ -207,3 +203,11 @@ def return_value(ordinal: int, value: ReturnValue) -> bytes:
         + type_info(sql_type)
         + block.data[1:].tobytes()  # without the ROW token
     )
+
+
+def _row_count(rows: int, sql: str) -> ResultSet:
+    """Answer ``SELECT ROWCOUNT_BIG() [AS name]`` after prepared rows: the session did not run them, so cannot know."""
+    alias = _ALIAS.search(sql)
+    name = alias[1].replace("]]", "]") if alias and alias[1] else alias[2] if alias else ""
+    column = ResultColumn(name, SqlType("bigint" if "_BIG" in sql.upper() else "int"), nullable=False)
+    return ResultSet((column,), iter([pa.record_batch([pa.array([rows], pa.int64())], names=["rows"])]))

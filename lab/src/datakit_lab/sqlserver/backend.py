@@ -88,7 +88,7 @@ Answer = ResultSet | RowsAffected | Info | DatabaseChanged | ReturnValue
 
 
 class SqlError(Exception):
-    """An ERROR token: SQL Server's number, severity (11–25; 20 and more end the connection), state and text."""
+    """An ERROR token: SQL Server's number, severity (11-25; 20 and more end the connection), state and text."""
 
     def __init__(self, number: int, text: str, *, severity: int = 16, state: int = 1, line: int = 1) -> None:
         super().__init__(text)

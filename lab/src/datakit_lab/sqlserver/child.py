@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from datakit_lab.sqlserver.faults import Faults
 from datakit_lab.sqlserver.server import SqlServer
@@ -107,8 +107,9 @@ class SqlServerProcess:
         if "refused" in answer:
             raise ValueError(answer["refused"])
 
-    def __enter__(self) -> SqlServerProcess:  # noqa: PYI034 - Self would say no more for a class without subclasses
-        return self.start()
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
     def __exit__(self, *exc: object) -> None:
         self.stop()

@@ -289,12 +289,11 @@ class Connection:
         finally:
             await self._in_worker(_close, chunks)
         if self._attention:
-            self._attention = False
-            await self._channel.write(framer.feed(tokens.done(Done.STATEMENT, DoneStatus.ATTENTION)))
+            await self._channel.write(framer.feed(tokens.done(Done.STATEMENT, DoneStatus.FINAL)))
         await self._channel.write([framer.close()])
         self._busy = False
         if self._attention:
-            # it came while the last packet went out
+            # in a message of its own, which is where tedious looks for it
             await self._acknowledge()
         self._cancelled.clear()
 
@@ -314,5 +313,5 @@ def _close(chunks: Iterator[Buffer]) -> None:
 
 def _untrusted(reason: str) -> SqlError:
     # the number and words of SQL Server; its log, not its answer, would tell the reason, which a laptop's user wants
-    text = f"Login failed. The login is from an untrusted domain and cannot be used with Integrated authentication. ({reason})"
-    return SqlError(18452, text, severity=14)
+    text = "Login failed. The login is from an untrusted domain and cannot be used with Integrated authentication."
+    return SqlError(18452, f"{text} ({reason})", severity=14)

@@ -1,4 +1,4 @@
-"""RPC parameters from the wire to Python values (MS-TDS 2.2.5.5–6, 2.2.6.6)."""
+"""RPC parameters from the wire to Python values (MS-TDS 2.2.5.5-6, 2.2.6.6)."""
 
 from __future__ import annotations
 

@@ -29,16 +29,20 @@ CONTROL_APPLICATION: Final = "datakit-lab"
 _MESSAGES: Final[dict[int, tuple[int, str]]] = {
     1205: (
         13,
-        "Transaction (Process ID 55) was deadlocked on lock resources with another process and has been chosen as "
-        "the deadlock victim. Rerun the transaction.",
+        (
+            "Transaction (Process ID 55) was deadlocked on lock resources with another process and has been chosen as "
+            "the deadlock victim. Rerun the transaction."
+        ),
     ),
     1222: (16, "Lock request time out period exceeded."),
     3960: (16, "Snapshot isolation transaction aborted due to update conflict."),
     4060: (11, 'Cannot open database "{database}" requested by the login. The login failed.'),
     10928: (
         20,
-        "Resource ID : 1. The request limit for the database is 60 and has been reached. See "
-        "'http://go.microsoft.com/fwlink/?LinkId=267637' for assistance.",
+        (
+            "Resource ID : 1. The request limit for the database is 60 and has been reached. See "
+            "'http://go.microsoft.com/fwlink/?LinkId=267637' for assistance."
+        ),
     ),
     18456: (14, "Login failed for user '{user}'."),
     40197: (20, "The service has encountered an error processing your request. Please try again. Error code 40197."),

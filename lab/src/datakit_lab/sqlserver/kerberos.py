@@ -13,13 +13,18 @@ class Acceptor:
     """Accepts one client's tokens, raw Kerberos or wrapped in SPNEGO.
 
     :param keytab: a file with the keys of ``MSSQLSvc/host:port``.
+    :raises KerberosRefused: the keytab is missing or holds no key.
     """
 
     def __init__(self, keytab: Path) -> None:
         import gssapi
+        import gssapi.exceptions
 
-        # A laptop's double needs no replay cache, and a shared one in /var/tmp makes parallel tests wait.
-        credentials = gssapi.Credentials(usage="accept", store={"keytab": f"FILE:{keytab}", "rcache": "none:"})
+        try:
+            # A laptop's double needs no replay cache, and a shared one in /var/tmp makes parallel tests wait.
+            credentials = gssapi.Credentials(usage="accept", store={"keytab": f"FILE:{keytab}", "rcache": "none:"})
+        except gssapi.exceptions.GSSError as reason:
+            raise KerberosRefused(f"no key in {keytab}: {reason}") from reason
         self._context = gssapi.SecurityContext(creds=credentials, usage="accept")
 
     def step(self, token: bytes) -> tuple[str | None, bytes]:
@@ -33,8 +38,9 @@ class Acceptor:
             raise KerberosRefused("the client fell back to NTLM, which this server does not speak")
         try:
             answer = self._context.step(token) or b""
+            # when there is an error token, gssapi keeps the error itself for the next look at the context
+            done = self._context.complete
+            principal = str(self._context.initiator_name) if done else None
         except gssapi.exceptions.GSSError as reason:
             raise KerberosRefused(str(reason)) from reason
-        if not self._context.complete:
-            return None, answer
-        return str(self._context.initiator_name), answer
+        return principal, answer

@@ -1,4 +1,4 @@
-"""PRELOGIN and LOGIN7: what a client says before it may ask anything (MS-TDS 2.2.6.4–5)."""
+"""PRELOGIN and LOGIN7: what a client says before it may ask anything (MS-TDS 2.2.6.4-5)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -148,10 +148,10 @@ class PreparedResult:
 
 
 def _bounds_pattern(column: str) -> re.Pattern[str]:
-    name = re.escape(column)
-    quoted = rf'(?:\[{name}\]|"{name}"|(?<![\w@]){name}(?!\w))'
+    name, bracketed = re.escape(column), re.escape(column.replace("]", "]]"))
+    quoted = rf'(?:\[{bracketed}\]|"{name}"|(?<![\w@]){name}(?!\w))'
     low, high = _NUMBER.replace("value", "low"), _NUMBER.replace("value", "high")
-    comparison = rf"(?P<operator>>=|<=|>|<|=)\s*\(?\s*(?:CAST\s*\(\s*)?{_NUMBER}"
+    comparison = rf"(?P<operator>>=|<=|>|<|=)\s*\(?\s*(?:CAST\s*\(\s*|CONVERT\s*\(\s*\w+\s*,\s*)?{_NUMBER}"
     return re.compile(rf"{quoted}\s*(?:{comparison}|BETWEEN\s+{low}\s+AND\s+{high})", re.IGNORECASE)
 
 
@@ -171,7 +171,7 @@ class _Memory:
     def __init__(self) -> None:
         self._parts: list[npt.NDArray[np.uint8]] = []
 
-    def __enter__(self) -> _Memory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

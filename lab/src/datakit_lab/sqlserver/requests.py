@@ -1,5 +1,7 @@
 """What one connection does with each request: batches, procedure calls, transactions. Runs in its worker thread."""
 
+# ruff: noqa: ARG002 - all handlers of procedures have one signature
+
 from __future__ import annotations
 
 import re
@@ -89,7 +91,7 @@ class Requests:
             yield from self._error(error, kind)
         except Dropped:
             raise
-        except Exception as reason:
+        except Exception as reason:  # noqa: BLE001 - a backend's bug must reach the client
             error = SqlError(50000, f"The double failed: {type(reason).__name__}: {reason}", severity=17)
             yield from self._error(error, kind)
 

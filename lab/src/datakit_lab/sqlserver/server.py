@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 from pathlib import Path
+from typing import Self
 
 from datakit_lab.sqlserver.backend import Backend
 from datakit_lab.sqlserver.channel import Channel
@@ -118,8 +119,9 @@ class SqlServer:
             self._listener.close()
             self._listener = None
 
-    def __enter__(self) -> SqlServer:
-        return self.start()
+    def __enter__(self) -> Self:
+        self.start()
+        return self
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
@@ -147,7 +149,7 @@ class SqlServer:
     async def _client(self, sock: socket.socket, address: str) -> None:
         try:
             await Connection(Channel(sock), self._settings, address).serve()
-        except Exception:
+        except Exception:  # noqa: BLE001 - one client's bug must not end the server
             _log.exception("connection from %s ended by a bug of the double", address)
         finally:
             sock.close()

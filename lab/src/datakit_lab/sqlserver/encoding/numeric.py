@@ -1,5 +1,7 @@
 """Whole numbers, decimals, money, floats and bits (MS-TDS 2.2.5.5.1)."""
 
+# ruff: noqa: ARG001 - all encoders have one signature, and few need all of it
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,6 @@
-"""Dates and times (MS-TDS 2.2.5.5.1.8–9). The common unit is the tick of 100 ns since 0001-01-01."""
+"""Dates and times (MS-TDS 2.2.5.5.1.8-9). The common unit is the tick of 100 ns since 0001-01-01."""
+
+# ruff: noqa: ARG001 - all encoders have one signature, and few need all of it
 
 from __future__ import annotations
 
@@ -95,21 +97,21 @@ def encode_date(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column
 
 
 def encode_time(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
-    """Encode time(0–7)."""
+    """Encode time(0-7)."""
     scale = 7 if sql_type.scale is None else sql_type.scale
     ticks = _rounded(_day_ticks(array), scale) % TICKS_PER_DAY
     return sized(_clock(ticks, scale), array, nullable=True)
 
 
 def encode_datetime2(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
-    """Encode datetime2(0–7)."""
+    """Encode datetime2(0-7)."""
     scale = 7 if sql_type.scale is None else sql_type.scale
     ticks = _rounded(_instant_ticks(array), scale)
     return sized(np.hstack([_clock(ticks % TICKS_PER_DAY, scale), _calendar(ticks)]), array, nullable=True)
 
 
 def encode_datetimeoffset(array: pa.Array, sql_type: SqlType, *, nullable: bool) -> Column:
-    """Encode datetimeoffset(0–7): UTC and the offset in minutes; a plain timestamp has offset 0."""
+    """Encode datetimeoffset(0-7): UTC and the offset in minutes; a plain timestamp has offset 0."""
     scale = 7 if sql_type.scale is None else sql_type.scale
     if pa.types.is_struct(array.type):
         # struct_field, unlike Array.field, applies the parent's validity

@@ -1,5 +1,7 @@
 """Text, binary, uniqueidentifier, xml and CLR types: everything whose values differ in length, and GUIDs."""
 
+# ruff: noqa: ARG001 - all encoders have one signature, and few need all of it
+
 from __future__ import annotations
 
 import uuid

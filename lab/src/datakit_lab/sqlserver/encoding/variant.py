@@ -1,5 +1,7 @@
 """sql_variant: each value brings its own type, so these rows are encoded one value at a time."""
 
+# ruff: noqa: ARG001 - all encoders have one signature, and few need all of it
+
 from __future__ import annotations
 
 import datetime
@@ -16,14 +18,12 @@ from datakit_lab.sqlserver.collations import collation
 from datakit_lab.sqlserver.encoding.numeric import encode_decimal
 from datakit_lab.sqlserver.encoding.pieces import Column, Fixed, Varying, length_head
 from datakit_lab.sqlserver.encoding.temporal import encode_date, encode_datetime2, encode_datetimeoffset, encode_time
-from datakit_lab.sqlserver.typeinfo import decimal_bytes
 
 
 def _fixed(encode: Any, value: pa.Scalar, sql_type: SqlType) -> bytes:
     column: Column = encode(pa.array([value.as_py()], value.type), sql_type, nullable=True)
-    body = column.body[0]
-    assert isinstance(body, Fixed)
-    return body.body.tobytes()
+    (piece,) = column.body
+    return piece.body.tobytes() if isinstance(piece, Fixed) else piece.data.tobytes()
 
 
 def _decimal(value: decimal.Decimal) -> bytes:
@@ -32,7 +32,6 @@ def _decimal(value: decimal.Decimal) -> bytes:
     precision = max(len(digits.digits) + max(0, int(digits.exponent)), scale, 1)
     scalar = pa.scalar(value, pa.decimal128(precision, scale))
     raw = _fixed(encode_decimal, scalar, SqlType("decimal", precision=precision, scale=scale))
-    assert len(raw) == decimal_bytes(precision)
     return bytes([0x6C, 2, precision, scale]) + raw
 
 
