@@ -92,7 +92,7 @@ INSERT INTO dbo.NoKey VALUES (N'twice', 1), (N'twice', 1), (NULL, NULL);
 """
 
 
-def load_nasty(backend: DuckBackend, *, text_bytes: int = 1 << 20, texts: int = 4) -> list[str]:
+def load_nasty(backend: DuckBackend, *, text_bytes: int = 1 << 16, texts: int = 4) -> list[str]:
     """Create the database ``Nasty``.
 
     :param text_bytes: bytes of each value in ``dbo.BigText``; the traps ask for up to 1 GB.
@@ -112,7 +112,9 @@ def load_nasty(backend: DuckBackend, *, text_bytes: int = 1 << 20, texts: int = 
 
 def _all_types() -> list[str]:
     columns = ", ".join(f"{name} {type_} NULL" for name, type_, *_ in _VALUES)
-    statements = [f"CREATE TABLE dbo.AllTypes (ID int NOT NULL PRIMARY KEY, {columns}, RowVersionValue rowversion NOT NULL)"]
+    statements = [
+        f"CREATE TABLE dbo.AllTypes (ID int NOT NULL PRIMARY KEY, {columns}, RowVersionValue rowversion NOT NULL)"
+    ]
     names = ", ".join(name for name, *_ in _VALUES)
     for place in range(4):
         values = ", ".join(row[place + 2] for row in _VALUES)
@@ -148,10 +150,16 @@ def _lone_surrogates(backend: DuckBackend) -> None:
 
 
 def _wide(backend: DuckBackend) -> None:
-    columns = tuple(ColumnSpec(f"C{place:04d}", "int" if place % 2 else "nvarchar(20)") for place in range(2, WIDEST + 1))
-    backend.create_table(DATABASE, TableSpec("dbo", "Wide", (ColumnSpec("ID", "int", nullable=False), *columns), key=("ID",)))
+    columns = tuple(
+        ColumnSpec(f"C{place:04d}", "int" if place % 2 else "nvarchar(20)") for place in range(2, WIDEST + 1)
+    )
+    backend.create_table(
+        DATABASE, TableSpec("dbo", "Wide", (ColumnSpec("ID", "int", nullable=False), *columns), key=("ID",))
+    )
     with backend.cursor() as cursor:
-        values = ", ".join(f"range + {place}" if place % 2 else f"'v' || (range + {place})" for place in range(2, WIDEST + 1))
+        values = ", ".join(
+            f"range + {place}" if place % 2 else f"'v' || (range + {place})" for place in range(2, WIDEST + 1)
+        )
         cursor.execute(f'INSERT INTO "{DATABASE}".dbo."Wide" SELECT range + 1, {values} FROM range(3)')
 
 

@@ -86,13 +86,11 @@ def _begins(word: str, current: list[Token], sql: str) -> bool:
     if word == "SET":
         return not (first == "UPDATE" or "UPDATE" in words) or "SET" in words
     if word in _BODY:
+        if word == "SELECT" and last in {"UNION", "ALL", "EXCEPT", "INTERSECT", "AS"}:
+            return False
         if first == "WITH":
             return bool(_BODY & set(_outside(words)[1:]))
-        if word == "SELECT":
-            return not (
-                last in {"UNION", "ALL", "EXCEPT", "INTERSECT", "AS"} or (first == "INSERT" and not _has_source(words))
-            )
-        return True
+        return not (word == "SELECT" and first == "INSERT" and not _has_source(words))
     if word in {"EXEC", "EXECUTE"}:
         return not (first == "INSERT" and not _has_source(words))
     return True

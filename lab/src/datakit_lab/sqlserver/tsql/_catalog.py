@@ -235,7 +235,10 @@ class Catalog:
         key = {name.casefold() for name in spec.key}
         self._add_columns(
             object_id,
-            [(place, column, column.nullable and column.name.casefold() not in key) for place, column in enumerate(spec.columns, 1)],
+            [
+                (place, column, column.nullable and column.name.casefold() not in key)
+                for place, column in enumerate(spec.columns, 1)
+            ],
         )
         parts = [_declaration(column) for column in spec.columns if column.formula is None]
         if spec.key:
@@ -270,7 +273,9 @@ class Catalog:
                 2705,
                 f"Column names in each table must be unique. Column name '{column.name}' in table '{table.name}' is specified more than once.",
             )
-        self._add_columns(table.object_id, [(max(stored.column_id for stored in table.columns) + 1, column, column.nullable)])
+        self._add_columns(
+            table.object_id, [(max(stored.column_id for stored in table.columns) + 1, column, column.nullable)]
+        )
         if column.formula is None:
             type_ = storage(column.sql_type(), utf16=column.utf16)
             self.connection.execute(
@@ -301,11 +306,16 @@ class Catalog:
         for start in range(0, len(columns), _ROWS_PER_INSERT):
             rows = [_column_row(object_id, *column) for column in columns[start : start + _ROWS_PER_INSERT]]
             marks = f"({', '.join('?' * len(rows[0]))})"
-            self.rows(f"INSERT INTO lab.columns VALUES {', '.join([marks] * len(rows))}", [value for row in rows for value in row])
+            self.rows(
+                f"INSERT INTO lab.columns VALUES {', '.join([marks] * len(rows))}",
+                [value for row in rows for value in row],
+            )
         for _, column, _ in columns:
             if column.identity is not None:
                 sequence = f"{self._lab}.{quote(f'identity_{object_id}')}"
-                self.connection.execute(f"CREATE SEQUENCE {sequence} START {column.identity[0]} INCREMENT {column.identity[1]}")
+                self.connection.execute(
+                    f"CREATE SEQUENCE {sequence} START {column.identity[0]} INCREMENT {column.identity[1]}"
+                )
 
     def _add_key(self, object_id: int, schema_id: int, spec: TableSpec) -> None:
         name = spec.key_name or f"PK_{spec.name}"[:128]

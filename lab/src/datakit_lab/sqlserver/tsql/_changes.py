@@ -89,11 +89,15 @@ class Changes:
         if node.args.get("default"):
             given, source = [], f"SELECT {', '.join(value for _, value in automatic) or 'NULL'}"
         elif isinstance(node.expression, exp.Values):
-            source = "VALUES " + ", ".join(self._row(row, given, table, [value for _, value in automatic]) for row in node.expression.expressions)
+            source = "VALUES " + ", ".join(
+                self._row(row, given, table, [value for _, value in automatic]) for row in node.expression.expressions
+            )
         else:
             source = self._selected(node, given, [value for _, value in automatic], named=names is not None)
         columns = ", ".join(quote(column.source.name) for column in (*given, *(column for column, _ in automatic)))
-        yield from self._finish(f"INSERT INTO {table.sql} ({columns}) {source}", self._returning(node, table, "inserted"), table)
+        yield from self._finish(
+            f"INSERT INTO {table.sql} ({columns}) {source}", self._returning(node, table, "inserted"), table
+        )
         self._note_identity(table)
 
     def _row(self, row: exp.Expression, given: list[StoredColumn], table: StoredTable, automatic: list[str]) -> str:
@@ -102,7 +106,9 @@ class Changes:
         if len(values) != len(given):
             more = "more" if len(values) < len(given) else "fewer"
             number = 109 if more == "more" else 110
-            raise SqlError(number, f"There are {more} columns in the INSERT statement than values specified in the VALUES clause.")
+            raise SqlError(
+                number, f"There are {more} columns in the INSERT statement than values specified in the VALUES clause."
+            )
         scope = Scope()
         stored = []
         for value, column in zip(values, given, strict=True):

@@ -28,13 +28,17 @@ def serialise(type_name: str, text: str) -> bytes:
 
 def _hierarchy(path: str) -> bytes:
     if not re.fullmatch(r"/(\d+/)*", path):
-        raise SqlError(24001, f"The input string '{path}' is not a valid string representation of a SqlHierarchyId node.")
+        raise SqlError(
+            24001, f"The input string '{path}' is not a valid string representation of a SqlHierarchyId node."
+        )
     bits = ""
     for part in path.strip("/").split("/") if path != "/" else []:
         ordinal = int(part)
         found = next((row for row in _ORDINALS if ordinal < row[0]), None)
         if found is None:
-            raise SqlError(24001, f"The lab's SQL Server double has no hierarchyid ordinals above 15, and '{path}' does.")
+            raise SqlError(
+                24001, f"The lab's SQL Server double has no hierarchyid ordinals above 15, and '{path}' does."
+            )
         _, prefix, width, first = found
         bits += f"{prefix}{ordinal - first:0{width}b}1"
     padded = bits.ljust(-(-len(bits) // 8) * 8, "0")
@@ -48,4 +52,6 @@ def _point(type_name: str, text: str) -> bytes:
     x, y = float(match[1]), float(match[2])
     geography = type_name == "geography"
     # version 1, properties: valid, single point; geography writes the latitude first
-    return struct.pack("<iBB", _GEOGRAPHY_SRID if geography else 0, 1, 0x0C) + struct.pack("<dd", *((y, x) if geography else (x, y)))
+    return struct.pack("<iBB", _GEOGRAPHY_SRID if geography else 0, 1, 0x0C) + struct.pack(
+        "<dd", *((y, x) if geography else (x, y))
+    )

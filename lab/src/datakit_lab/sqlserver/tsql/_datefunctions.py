@@ -76,7 +76,9 @@ def _add(part: str, amount: Expr, value: Expr) -> Expr:
         local = f'(({value.sql}).ticks + CAST(({value.sql})."offset" AS BIGINT) * 600000000)'
         moved = _add(part, amount, Expr(local, SqlType("datetime2", scale=7))).sql
         offset = f'({value.sql})."offset"'
-        return Expr(f'struct_pack(ticks := {moved} - CAST({offset} AS BIGINT) * 600000000, "offset" := {offset})', value.type)
+        return Expr(
+            f'struct_pack(ticks := {moved} - CAST({offset} AS BIGINT) * 600000000, "offset" := {offset})', value.type
+        )
     if part in _MONTHS:
         months = f"to_months(CAST({count} * {_MONTHS[part]} AS INTEGER))"
         moved = f"({as_timestamp(value)} + {months})"

@@ -30,6 +30,12 @@ class Dialect(TSQL):
         """Every function is an :class:`exp.Anonymous`."""
 
         FUNCTIONS: ClassVar[dict[str, Any]] = {}
+        # only the forms whose arguments are no plain list of expressions
+        FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
+            name: parser
+            for name, parser in TSQL.Parser.FUNCTION_PARSERS.items()
+            if name in {"CAST", "CONVERT", "TRY_CAST", "TRY_CONVERT", "STRING_AGG"}
+        }
 
 
 def tokenize(sql: str) -> list[Token]:

@@ -322,7 +322,11 @@ class ExpressionCompiler:
 def _exact(value: str, precision: int, scale: int) -> Expr:
     """Return a number that is no int; as text, because DuckDB reads long ones as DOUBLE."""
     if precision > 38:
-        raise SqlError(1007, f"The number '{value}' is out of the range for numeric representation (maximum precision 38).", severity=15)
+        raise SqlError(
+            1007,
+            f"The number '{value}' is out of the range for numeric representation (maximum precision 38).",
+            severity=15,
+        )
     type_ = SqlType("numeric", precision=precision, scale=scale)
     return Expr(f"CAST('{value}' AS DECIMAL({precision},{scale}))", type_, nullable=False)
 

@@ -94,4 +94,10 @@ SYSTEM_VIEWS: Final[dict[str, str]] = {
         FROM lab.indexes AS k JOIN lab.index_columns AS x ON x.object_id = k.object_id AND x.index_id = k.index_id
         JOIN lab.columns AS c ON c.object_id = x.object_id AND c.column_id = x.column_id
         JOIN lab.objects AS o ON o.object_id = k.object_id JOIN lab.schemas AS s ON s.schema_id = o.schema_id""",
+    # the double has no foreign keys, and clients that look for them (SQLAlchemy) take an empty view for "none"
+    "IS_REFERENTIAL_CONSTRAINTS": """SELECT CONSTRAINT_CATALOG, CONSTRAINT_SCHEMA, CONSTRAINT_NAME,
+        CONSTRAINT_CATALOG AS UNIQUE_CONSTRAINT_CATALOG, CONSTRAINT_SCHEMA AS UNIQUE_CONSTRAINT_SCHEMA,
+        CONSTRAINT_NAME AS UNIQUE_CONSTRAINT_NAME, 'SIMPLE' AS MATCH_OPTION, 'NO ACTION' AS UPDATE_RULE,
+        'NO ACTION' AS DELETE_RULE
+        FROM (SELECT '' AS CONSTRAINT_CATALOG, '' AS CONSTRAINT_SCHEMA, '' AS CONSTRAINT_NAME) WHERE FALSE""",
 }
