@@ -200,7 +200,8 @@ def a_cursor_that_runs_backwards_is_refused(case: SourceCase) -> None:
         contract = source.describe(case.name, case.dataset)
         plan = source.plan(case.dataset, contract, mode=LoadMode.MERGE, since=None, slices=None)
         type_ = _cursor_type(contract, case.dataset.cursor.column)
-        beyond = from_ordinal(to_ordinal(_until(plan), type_) + 1_000_000_000, type_)
+        step = 1_000 if type_.name == "date" else 1_000_000_000
+        beyond = from_ordinal(to_ordinal(_until(plan), type_) + step, type_)
         for mode in (LoadMode.MERGE, LoadMode.APPEND):
             try:
                 source.plan(case.dataset, contract, mode=mode, since=beyond, slices=None)

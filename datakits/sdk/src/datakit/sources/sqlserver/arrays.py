@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datakit.errors import ContractMismatch, ValueRefused
+from datakit.errors import ContractMismatch, SourceUnavailable, ValueRefused
 from datakit.sources.sqlserver.type_table import LOB_WIDTH, Field, Guard
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ class Converter:
             return
         row = pc.index(pc.is_valid(broken), True).as_py()
         guard = self.guards[broken[row].as_py() - 1]
-        raise ValueRefused(
+        kind = SourceUnavailable if guard.passes else ValueRefused
+        raise kind(
             f"column {guard.column!r} {guard.complaint}; row {self.describe_row(batch, row, rows_before)}",
             subject=self.subject,
             fix=guard.fix,

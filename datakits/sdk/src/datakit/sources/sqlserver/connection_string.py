@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import Final
 
 from datakit.errors import ConfigurationError
@@ -18,6 +20,24 @@ def service_name(system: SourceSystem) -> str:
     if system.server_spn is not None:
         return system.server_spn.partition("@")[0]
     return f"MSSQLSvc/{system.host}:{system.port}"
+
+
+def accepted_services(system: SourceSystem) -> list[str]:
+    """Return every service name that the driver may end up asking for.
+
+    Without ``server_spn`` it makes the host canonical first: an alias becomes the name that DNS gives for it, and
+    ``localhost`` the name of this machine.
+    """
+    names = [service_name(system)]
+    if system.server_spn is None:
+        canonical = {socket.getfqdn(system.host)}
+        with contextlib.suppress(OSError):  # the driver will say that the name cannot be resolved
+            found = socket.getaddrinfo(system.host, system.port, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
+            canonical |= {name for *_, name, _ in found if name}
+            if any(str(address[0]).startswith("127.") or address[0] == "::1" for *_, address in found):
+                canonical |= {socket.gethostname(), socket.getfqdn()}
+        names += sorted(f"MSSQLSvc/{name}:{system.port}" for name in canonical - {system.host})
+    return names
 
 
 def connection_string(system: SourceSystem, *, password: str | None = None) -> str:

@@ -18,7 +18,7 @@ from datakit.credentials import read_secret
 from datakit.credentials.tickets import check_ticket
 from datakit.errors import ConfigurationError, DatakitError, DriverMissing, SourceUnavailable
 from datakit.model.environment import SourceSystem
-from datakit.sources.sqlserver.connection_string import connection_string, service_name
+from datakit.sources.sqlserver.connection_string import accepted_services, connection_string, service_name
 from datakit.sources.sqlserver.failures import Place, translate
 
 _T = TypeVar("_T")
@@ -126,7 +126,7 @@ def connect(system: SourceSystem, *, where: str) -> Connection:
     driver = load_driver()
     secret = None
     if system.user is None:
-        check_ticket(system.principal, [service_name(system)])
+        check_ticket(system.principal, accepted_services(system))
     else:
         if system.password is None:
             raise ConfigurationError(

@@ -46,6 +46,7 @@ class SqlServerSource:
         self._lock = threading.Lock()
         self._catalog: Connection | None = None
         self._level: str | None = None
+        self._known: dict[str, LiveRelation] = {}
         self._streams: set[SqlServerStream] = set()
 
     def describe(self, name: str, dataset: Dataset) -> Contract:
@@ -91,7 +92,8 @@ class SqlServerSource:
 
     def read(self, dataset: Dataset, contract: Contract, window: Window | None, slice_: Slice) -> SqlServerStream:
         """Implement :meth:`datakit.sources.Source.read`."""
-        live, subject = self._live(dataset), _subject(dataset)
+        subject = _subject(dataset)
+        live = self._known.get(subject) or self._live(dataset)
         known = {field.column.name: field for field in _fields(live, dataset, subject=subject)}
         if missing := [column.name for column in contract.columns if column.name not in known]:
             raise ContractMismatch(
@@ -100,9 +102,9 @@ class SqlServerSource:
                 cause="it was renamed or dropped after the contract was written",
                 fix="see what drifted: datakit contract check",
             )
-        fields = tuple(known[column.name] for column in contract.columns)
-        guards = tuple(guard for field in fields for guard in field.guards)
         where = _conditions(live, window, slice_, subject=subject)
+        fields = self._narrow(live, [known[column.name] for column in contract.columns], where, subject=subject)
+        guards = tuple(guard for field in fields for guard in field.guards)
         expressions = [f"{field.expression} AS {quote(field.column.name)}" for field in fields]
         if guards:
             expressions.append(f"{guard_expression(guards)} AS {quote(_free_name(known))}")
@@ -166,8 +168,12 @@ class SqlServerSource:
         with self._lock:
             connection = self._connection()
             if dataset.table is not None:
-                return read_table(connection, ObjectName.parse(dataset.table))
-            return read_query(connection, self._read_sql(dataset), subject=_subject(dataset))
+                live = read_table(connection, ObjectName.parse(dataset.table))
+            else:
+                live = read_query(connection, self._read_sql(dataset), subject=_subject(dataset))
+            # A run describes first and then reads many slices: they need not ask the catalog again.
+            self._known[_subject(dataset)] = live
+            return live
 
     def _read_sql(self, dataset: Dataset) -> str:
         path = self._base / str(dataset.sql)
@@ -198,6 +204,24 @@ class SqlServerSource:
         if row[0] is None or count <= 1:
             return (Slice(),)
         return cut(dataset.slices.column, column.type, str(row[0]), str(row[1]), count)
+
+    def _narrow(
+        self, live: LiveRelation, fields: Sequence[Field], where: Sequence[str], *, subject: str
+    ) -> tuple[Field, ...]:
+        """Read (max) columns as bounded ones where this slice holds only short values.
+
+        The driver fetches a (max) value in pieces of its own, one call each, and keeps Python's lock while it waits
+        for the network; bounded columns it fetches by the block. Looking for the longest value costs the server one
+        more pass over the slice, so it is done for tables, and not for views and queries, which may be costly to run.
+        """
+        wide = [field for field in fields if field.can_narrow]
+        if not wide or live.rows is None:
+            return tuple(fields)
+        longest = [f"MAX(DATALENGTH({field.expression}))" for field in wide]
+        with self._lock:
+            row = self._connection().rows(live.relation.select(longest, where), subject=subject)[0]
+        bounded = {field.column.name: field.narrowed(int(size or 0)) for field, size in zip(wide, row, strict=True)}
+        return tuple(bounded.get(field.column.name, field) for field in fields)
 
     def _refuse_half_pairs(
         self,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from datakit.errors import UnsupportedType
@@ -57,12 +57,16 @@ class LiveColumn:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A value that would be lost: ``condition`` finds it on the server, ``complaint`` says why it is refused."""
+    """A value that would be lost: ``condition`` finds it on the server, ``complaint`` says why it is refused.
+
+    :ivar passes: it may be gone at the next try.
+    """
 
     condition: str
     column: str
     complaint: str
     fix: str
+    passes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,38 @@ class Field:
     guards: tuple[Guard, ...] = ()
     lowers: bool = False
     is_utf16: bool = False
+    bounded_type: str | None = None
+
+    @property
+    def can_narrow(self) -> bool:
+        """Whether the type has a bounded sister that holds the same values, if they are short."""
+        return self.bounded_type is not None
+
+    def narrowed(self, longest: int) -> Field:
+        """Return the field with a bounded type for values of at most ``longest`` bytes; itself if they are too long.
+
+        A guard notices a value that grew since ``longest`` was measured.
+        """
+        if self.bounded_type is None or longest > _LONGEST_BOUNDED:
+            return self
+        room = max(16, 1 << (longest - 1).bit_length()) if longest else 16
+        room = min(_LONGEST_BOUNDED, room)
+        length = room // 2 if self.bounded_type == "nvarchar" else room
+        grown = Guard(
+            f"DATALENGTH({self.expression}) > {room}",
+            self.column.name,
+            f"grew beyond {room} bytes while it was read",
+            "run again",
+            passes=True,
+        )
+        width = 2 * room if self.bounded_type == "varchar" else room
+        return replace(
+            self,
+            expression=f"CONVERT({self.bounded_type}({length}), {self.expression})",
+            width=width,
+            guards=(*self.guards, grown),
+            bounded_type=None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +204,15 @@ TYPE_TABLE: Final[dict[str, TypeRule]] = {
 }
 """By system type name. What is not here (vector, CLR types of the company, table types) is refused."""
 
+_LONGEST_BOUNDED: Final = 8000
+_BOUNDED: Final = {
+    "varchar": "varchar",
+    "text": "varchar",
+    "nvarchar": "nvarchar",
+    "ntext": "nvarchar",
+    "varbinary": "varbinary",
+    "image": "varbinary",
+}
 _HUNDRED_NS_TYPES: Final = frozenset({"datetime2", "datetimeoffset", "time"})
 _SRID: Final = {"geography": 4326, "geometry": 0}
 
@@ -205,6 +250,7 @@ def fields_of(column: LiveColumn, *, sub_microsecond: SubMicrosecond, keep_offse
         tuple(guards),
         rule.lowers,
         rule.is_utf16,
+        _BOUNDED.get(column.type_name) if _width(rule, column) == LOB_WIDTH else None,
     )
     if keep_offset and column.type_name == "datetimeoffset":
         yield _second(column, "_offset", f"CONVERT(smallint, DATEPART(tzoffset, {quoted}))")
