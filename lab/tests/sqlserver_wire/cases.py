@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from datakit_lab.sqlserver.backend import (
@@ -26,7 +26,10 @@ from datakit_lab.sqlserver.prepared import PreparedResult, PreparedResults
 
 # this file is also the factory of the server's process, where it has no package
 sys.path.insert(0, str(Path(__file__).parent))
-from tables_backend import Table, TablesBackend, TableSession, endless, one
+if TYPE_CHECKING:
+    from .tables_backend import Table, TablesBackend, TableSession, endless, one
+else:
+    from tables_backend import Table, TablesBackend, TableSession, endless, one
 
 TICKS_PER_DAY = 864_000_000_000
 LAST_TICK = 3_652_059 * TICKS_PER_DAY - 1
