@@ -45,6 +45,7 @@ def fill(
             values.append(f"unhex(printf('%016X', nextval('{quoted(database)}.lab.rowversions')))")
     aliases = ", ".join(quoted(f"c{place}") for place in range(len(columns)))
     target = ".".join(map(quoted, (database, table.schema, table.name)))
-    sql = f"INSERT INTO {target} ({', '.join(map(quoted, names))}) SELECT {', '.join(values)} FROM ({query}) AS s({aliases})"
+    into = f"INSERT INTO {target} ({', '.join(map(quoted, names))})"
+    sql = f"{into} SELECT {', '.join(values)} FROM ({query}) AS s({aliases})"
     rows = cursor.execute(sql, list(parameters)).fetchall()
     return int(rows[0][0])

@@ -36,7 +36,8 @@ def _december(backend: DuckBackend) -> str:
 
 def _corrections(backend: DuckBackend) -> str:
     rows = backend.run(
-        "UPDATE ops.Flights SET ArrDelay = ArrDelay - 1, ModifiedAt = DATEADD(millisecond, FlightID % 60000, '2014-01-02T08:00:00') "
+        "UPDATE ops.Flights SET ArrDelay = ArrDelay - 1, ModifiedAt = DATEADD(millisecond, FlightID % 60000, "
+        "'2014-01-02T08:00:00') "
         f"WHERE FlightID % {_CORRECTED_EVERY} = 0 AND ArrDelay IS NOT NULL; SELECT @@ROWCOUNT",
         DATABASE,
     )
@@ -45,7 +46,8 @@ def _corrections(backend: DuckBackend) -> str:
 
 def _retirements(backend: DuckBackend) -> str:
     rows = backend.run(
-        "UPDATE ops.Planes SET RetiredOn = '2013-12-31' WHERE YearBuilt < 1975 AND RetiredOn IS NULL; SELECT @@ROWCOUNT",
+        "UPDATE ops.Planes SET RetiredOn = '2013-12-31' WHERE YearBuilt < 1975 AND RetiredOn IS NULL; SELECT "
+        "@@ROWCOUNT",
         DATABASE,
     )
     return f"{rows[0][0]:,} planes built before 1975 were retired"
@@ -54,7 +56,8 @@ def _retirements(backend: DuckBackend) -> str:
 def _new_column(backend: DuckBackend) -> str:
     rows = backend.run(
         "ALTER TABLE ops.Flights ADD CancellationReason nvarchar(40) NULL; "
-        "UPDATE ops.Flights SET CancellationReason = CASE WHEN Carrier IN ('EV', 'MQ', '9E') THEN N'Weather – Météo' ELSE N'Carrier' END, "
+        "UPDATE ops.Flights SET CancellationReason = CASE WHEN Carrier IN ('EV', 'MQ', '9E') THEN N'Weather – "
+        "Météo' ELSE N'Carrier' END, "
         "ModifiedAt = DATEADD(millisecond, FlightID % 60000, '2014-01-03T08:00:00') "
         "WHERE DepTime IS NULL AND FlightDate >= '2013-11-01'; SELECT @@ROWCOUNT",
         DATABASE,

@@ -148,7 +148,8 @@ class DuckBackend:
         if known != "master" and not principal.may_open(known):
             raise SqlError(
                 916,
-                f'The server principal is not able to access the database "{known}" under the current security context.',
+                f'The server principal is not able to access the database "{known}" under the current security '
+                f"context.",
                 severity=14,
             )
         return known

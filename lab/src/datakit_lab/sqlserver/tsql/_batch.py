@@ -9,8 +9,41 @@ from sqlglot.tokens import Token
 from datakit_lab.sqlserver.tsql._dialect import tokenize
 
 _STARTERS = frozenset(
-    "SELECT INSERT UPDATE DELETE MERGE WITH CREATE ALTER DROP TRUNCATE SET DECLARE USE EXEC EXECUTE PRINT BEGIN COMMIT "
-    "ROLLBACK SAVE IF WHILE RAISERROR THROW WAITFOR GO RETURN DBCC GRANT REVOKE DENY KILL CHECKPOINT".split()
+    [
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "MERGE",
+        "WITH",
+        "CREATE",
+        "ALTER",
+        "DROP",
+        "TRUNCATE",
+        "SET",
+        "DECLARE",
+        "USE",
+        "EXEC",
+        "EXECUTE",
+        "PRINT",
+        "BEGIN",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVE",
+        "IF",
+        "WHILE",
+        "RAISERROR",
+        "THROW",
+        "WAITFOR",
+        "GO",
+        "RETURN",
+        "DBCC",
+        "GRANT",
+        "REVOKE",
+        "DENY",
+        "KILL",
+        "CHECKPOINT",
+    ]
 )
 _BODY = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"})
 

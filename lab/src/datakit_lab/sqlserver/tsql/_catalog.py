@@ -205,7 +205,8 @@ class Catalog:
         object_id, schema_name, table_name, kind, definition = found[0]
         columns = self.rows(
             'SELECT column_id, name, type_name, length, "precision", scale, collation_name, is_nullable, is_identity, '
-            "is_hidden, utf16, definition, default_definition, seed, increment FROM lab.columns WHERE object_id = ? ORDER BY column_id",
+            "is_hidden, utf16, definition, default_definition, seed, increment FROM lab.columns WHERE object_id = "
+            "? ORDER BY column_id",
             [object_id],
         )
         return StoredTable(
@@ -221,7 +222,8 @@ class Catalog:
         if schema_id is None:
             raise SqlError(
                 2760,
-                f'The specified schema name "{spec.schema}" either does not exist or you do not have permission to use it.',
+                f'The specified schema name "{spec.schema}" either does not exist or you do not have permission to '
+                f"use it.",
             )
         if self.find(spec.schema, spec.name) is not None:
             raise SqlError(2714, f"There is already an object named '{spec.name}' in the database.")
@@ -229,7 +231,8 @@ class Catalog:
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise SqlError(
                 2705,
-                f"Column names in each table must be unique. Column name '{twice}' in table '{spec.name}' is specified more than once.",
+                f"Column names in each table must be unique. Column name '{twice}' in table '{spec.name}' is "
+                f"specified more than once.",
             )
         object_id = self.new_object(schema_id, spec.name, "U")
         key = {name.casefold() for name in spec.key}
@@ -271,7 +274,8 @@ class Catalog:
         if table.column(column.name) is not None:
             raise SqlError(
                 2705,
-                f"Column names in each table must be unique. Column name '{column.name}' in table '{table.name}' is specified more than once.",
+                f"Column names in each table must be unique. Column name '{column.name}' in table '{table.name}' "
+                f"is specified more than once.",
             )
         self._add_columns(
             table.object_id, [(max(stored.column_id for stored in table.columns) + 1, column, column.nullable)]

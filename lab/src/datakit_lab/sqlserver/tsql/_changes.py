@@ -159,20 +159,23 @@ class Changes:
         if column.source.formula is not None:
             raise SqlError(
                 271,
-                f'The column "{column.source.name}" cannot be modified because it is either a computed column or is the result of a UNION operator.',
+                f'The column "{column.source.name}" cannot be modified because it is either a computed column or '
+                f"is the result of a UNION operator.",
             )
         if column.is_rowversion:
             if inserting:
                 raise SqlError(
                     273,
-                    "Cannot insert an explicit value into a timestamp column. Use INSERT with a column list to exclude the timestamp column, or insert a DEFAULT into the timestamp column.",
+                    "Cannot insert an explicit value into a timestamp column. Use INSERT with a column list to "
+                    "exclude the timestamp column, or insert a DEFAULT into the timestamp column.",
                 )
             raise SqlError(272, "Cannot update a timestamp column.")
         if column.identity is not None and not explicit:
             if inserting:
                 raise SqlError(
                     544,
-                    f"Cannot insert explicit value for identity column in table '{table.name}' when IDENTITY_INSERT is set to OFF.",
+                    f"Cannot insert explicit value for identity column in table '{table.name}' when "
+                    f"IDENTITY_INSERT is set to OFF.",
                 )
             raise SqlError(8102, f"Cannot update identity column '{column.source.name}'.")
 
@@ -296,5 +299,6 @@ def _stored(value: Expr, column: StoredColumn) -> str:
         )
         message = f"String or binary data would be truncated in column '{column.source.name}'."
         measure = "utf16_length" if type_.name.startswith("n") else "length"
-        return f"CASE WHEN {measure}(rtrim({whole.sql}, ' ')) > {length} THEN error({text_literal(message)}) ELSE {converted.sql} END"
+        too_long = f"{measure}(rtrim({whole.sql}, ' ')) > {length}"
+        return f"CASE WHEN {too_long} THEN error({text_literal(message)}) ELSE {converted.sql} END"
     return converted.sql

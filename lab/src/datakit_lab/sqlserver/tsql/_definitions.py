@@ -85,7 +85,8 @@ class Definitions:
             if not name or expr.type is None:
                 raise SqlError(
                     1038,
-                    "An object or column name is missing or empty. For SELECT INTO statements, verify each column has a name.",
+                    "An object or column name is missing or empty. For SELECT INTO statements, verify each column "
+                    "has a name.",
                 )
             columns.append(
                 ColumnSpec(name, type_text(expr.type), expr.nullable, collation=expr.type.collation, utf16=expr.utf16)
@@ -113,7 +114,8 @@ class Definitions:
             if table.column(new) is not None:
                 raise SqlError(
                     15335,
-                    f"Error: The new name '{new}' is already in use as a COLUMN name and would cause a duplicate that is not permitted.",
+                    f"Error: The new name '{new}' is already in use as a COLUMN name and would cause a duplicate "
+                    f"that is not permitted.",
                 )
             if column.source.formula is None:
                 self._session.connection.execute(
@@ -218,7 +220,8 @@ class Definitions:
         if schema_id is None:
             raise SqlError(
                 2760,
-                f'The specified schema name "{parts[1]}" either does not exist or you do not have permission to use it.',
+                f'The specified schema name "{parts[1]}" either does not exist or you do not have permission to '
+                f"use it.",
             )
         if (existing := catalog.find(parts[1] or "dbo", parts[2])) is not None:
             if "ALTER" not in statement.words[:3]:
@@ -267,7 +270,8 @@ class Definitions:
             if row and row[0]:
                 raise SqlError(
                     4901,
-                    "ALTER TABLE only allows columns to be added that can contain nulls, or have a DEFAULT definition specified.",
+                    "ALTER TABLE only allows columns to be added that can contain nulls, or have a DEFAULT "
+                    "definition specified.",
                 )
 
     def _drop_column(self, table: StoredTable, name: str) -> None:
@@ -293,7 +297,8 @@ class Definitions:
         if stored is None or stored.source.type is None:
             raise SqlError(
                 4924,
-                f"ALTER TABLE ALTER COLUMN failed because column '{column.name}' does not exist in table '{table.name}'.",
+                f"ALTER TABLE ALTER COLUMN failed because column '{column.name}' does not exist in table "
+                f"'{table.name}'.",
             )
         from datakit_lab.sqlserver.tsql._convert import Expr, convert
 
@@ -305,7 +310,8 @@ class Definitions:
         )
         facts = described(type_)
         self._catalog(table).rows(
-            'UPDATE lab.columns SET type_name = ?, length = ?, system_type_id = ?, user_type_id = ?, max_length = ?, "precision" = ?, '
+            'UPDATE lab.columns SET type_name = ?, length = ?, system_type_id = ?, user_type_id = ?, max_length = '
+            '?, "precision" = ?, '
             "scale = ?, collation_name = ?, is_nullable = ? WHERE object_id = ? AND column_id = ?",
             [type_.name, type_.length, facts.system_type_id, facts.user_type_id, facts.max_length, facts.precision, facts.scale,
              facts.collation, column.nullable, table.object_id, stored.column_id],
@@ -323,7 +329,8 @@ class Definitions:
                     continue
                 raise SqlError(
                     3701,
-                    f"Cannot drop the table '{'.'.join(parts)}', because it does not exist or you do not have permission.",
+                    f"Cannot drop the table '{'.'.join(parts)}', because it does not exist or you do not have "
+                    f"permission.",
                     severity=11,
                     state=5,
                 ) from None

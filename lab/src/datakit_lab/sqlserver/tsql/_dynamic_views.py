@@ -24,7 +24,8 @@ def values_relation(name: str, columns: list[tuple[str, SqlType]], rows: list[tu
     body = f"VALUES {lines}" if rows else f"SELECT {', '.join('NULL' for _ in columns)} WHERE FALSE"
     names = ", ".join(quote(column) for column, _ in columns)
     casts = ", ".join(
-        f"CAST({quote(column)} AS {storage(type_)}){' COLLATE NOCASE' if storage(type_) == 'VARCHAR' else ''} AS {quote(column)}"
+        f"CAST({quote(column)} AS {storage(type_)}){' COLLATE NOCASE' if storage(type_) == 'VARCHAR' else ''} AS "
+        f"{quote(column)}"
         for column, type_ in columns
     )
     sources = tuple(SourceColumn(column, type_) for column, type_ in columns)
@@ -155,7 +156,8 @@ def _counts(session: DuckSession, database: str, name: str, columns: list[tuple[
         "FROM lab.objects AS o JOIN lab.schemas AS s ON s.schema_id = o.schema_id WHERE o.type = 'U'"
     )
     parts = [
-        f"SELECT {object_id}::BIGINT * 65536 AS partition_id, {object_id}::INTEGER AS object_id, {min(indexes, 1)}::INTEGER AS index_id, "
+        f"SELECT {object_id}::BIGINT * 65536 AS partition_id, {object_id}::INTEGER AS object_id, "
+        f"{min(indexes, 1)}::INTEGER AS index_id, "
         f"1::INTEGER AS partition_number, count(*) AS {count} FROM {quote(database)}.{quote(schema)}.{quote(table)}"
         for object_id, schema, table, indexes in tables
     ]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlglot import exp
 
 from datakit_lab.sqlserver.backend import SqlError, SqlType
-from datakit_lab.sqlserver.tsql import _functions, _arithmetic
+from datakit_lab.sqlserver.tsql import _arithmetic, _functions
 from datakit_lab.sqlserver.tsql._convert import NULL, Expr, as_text, blob_literal, comparable, convert, text_literal
 from datakit_lab.sqlserver.tsql._dialect import parse_statement, sql_type
 from datakit_lab.sqlserver.tsql._scope import Environment, Scope, column_sql
-from datakit_lab.sqlserver.tsql._types import BIGINT, BIT, CHARACTER, CLR, INT, FLOAT, character
+from datakit_lab.sqlserver.tsql._types import BIT, CHARACTER, CLR, FLOAT, INT, character
 
 if TYPE_CHECKING:
     from datakit_lab.sqlserver.tsql._scope import Query
@@ -200,7 +200,8 @@ class ExpressionCompiler:
         if len(query.columns) != 1:
             raise SqlError(
                 116,
-                "Only one expression can be specified in the select list when the subquery is not introduced with EXISTS.",
+                "Only one expression can be specified in the select list when the subquery is not introduced with "
+                "EXISTS.",
             )
         inner = query.columns[0][1]
         return Expr(f"({query.sql})", inner.type, utf16=inner.utf16)

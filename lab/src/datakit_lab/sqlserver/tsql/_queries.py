@@ -58,7 +58,8 @@ class QueryCompiler(ExpressionCompiler):
         if len(left.columns) != len(right.columns):
             raise SqlError(
                 205,
-                "All queries combined using a UNION, INTERSECT or EXCEPT operator must have an equal number of expressions in their target lists.",
+                "All queries combined using a UNION, INTERSECT or EXCEPT operator must have an equal number of "
+                "expressions in their target lists.",
             )
         sides: list[list[str]] = [[], []]
         columns = []
@@ -76,7 +77,7 @@ class QueryCompiler(ExpressionCompiler):
         operator = _SET_OPERATIONS[type(node)] + ("" if node.args.get("distinct") else " ALL")
         outer = ", ".join(quote(name or f"c{place}") for place, (name, _) in enumerate(columns))
         sql = f"SELECT * FROM ({halves[0]} {operator} {halves[1]}) AS u({_unique(outer, columns)})"
-        return Query(sql + self._tail(node, scope, tuple(columns)), tuple(columns))
+        return Query(sql + self._tail(_with_plain_order(node), scope, tuple(columns)), tuple(columns))
 
     def _values(self, node: exp.Values, scope: Scope) -> Query:
         rows = [[self.expression(value, scope) for value in row.expressions] for row in node.expressions]
@@ -289,3 +290,19 @@ def _unique(outer: str, columns: list[tuple[str, Expr]]) -> str:
 
 
 __all__ = ["QueryCompiler", "column_sql", "BIGINT", "INT"]
+
+
+def _with_plain_order(node: exp.SetOperation) -> exp.SetOperation:
+    """Let ``ORDER BY t.a`` of a UNION mean its column ``a``, if the first SELECT lists ``t.a``."""
+    first = node.this
+    while isinstance(first, (exp.SetOperation, exp.Subquery)):
+        first = first.this
+    order = node.args.get("order")
+    if order is None or not isinstance(first, exp.Select):
+        return node
+    listed = {item.sql().casefold() for item in first.expressions if isinstance(item, exp.Column)}
+    node = node.copy()
+    for item in node.args["order"].expressions:
+        if isinstance(item.this, exp.Column) and item.this.sql().casefold() in listed:
+            item.set("this", exp.column(item.this.this.copy()))
+    return node

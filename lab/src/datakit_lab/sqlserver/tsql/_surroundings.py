@@ -22,7 +22,10 @@ from datakit_lab.sqlserver.tsql._types import BIGINT, DATETIME, DATETIME2, DATET
 if TYPE_CHECKING:
     from datakit_lab.sqlserver.tsql._session import DuckSession
 
-VERSION: Final = "Microsoft SQL Server 2022 (RTM) - 16.0.1000.6 (X64) \n\tA double of it for laptops and tests: datakit-lab on DuckDB"
+VERSION: Final = (
+    "Microsoft SQL Server 2022 (RTM) - 16.0.1000.6 (X64) \n"
+    "\tA double of it for laptops and tests: datakit-lab on DuckDB"
+)
 
 
 class Surroundings:
@@ -69,7 +72,8 @@ class Surroundings:
         if not self._session.principal.may_read(found.database, found.schema, found.name):
             raise SqlError(
                 229,
-                f"The SELECT permission was denied on the object '{found.name}', database '{found.database}', schema '{found.schema}'.",
+                f"The SELECT permission was denied on the object '{found.name}', database '{found.database}', "
+                f"schema '{found.schema}'.",
                 severity=14,
                 state=5,
             )

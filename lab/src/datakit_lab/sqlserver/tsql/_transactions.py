@@ -65,7 +65,8 @@ class Transaction:
             name = self._session.database
             raise SqlError(
                 3952,
-                f"Snapshot isolation transaction failed accessing database '{name}' because snapshot isolation is not allowed "
+                f"Snapshot isolation transaction failed accessing database '{name}' because snapshot isolation is "
+                f"not allowed "
                 "in this database. Use ALTER DATABASE to allow snapshot isolation.",
             )
         if self.count and level in {"SNAPSHOT", "REPEATABLE READ", "SERIALIZABLE"}:

@@ -147,7 +147,8 @@ def make_type(name: str, arguments: list[str], *, cast: bool = False, collation:
         if not 1 <= precision <= 38:
             raise SqlError(
                 2750,
-                f"Column or parameter: specified column precision {precision} is greater than the maximum precision of 38.",
+                f"Column or parameter: specified column precision {precision} is greater than the maximum "
+                f"precision of 38.",
             )
         if not 0 <= scale <= precision:
             raise SqlError(192, "The scale must be less than or equal to the precision.")
