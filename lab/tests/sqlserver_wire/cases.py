@@ -268,7 +268,7 @@ def _several(session: TableSession) -> Iterator[Answer]:
     yield Info(0, "hello from PRINT")
     yield one(SqlType("int"), pa.array([1, 2, 3], pa.int32()))
     yield RowsAffected(17)
-    yield one(SqlType("bigint"), pa.array([session.rowcount], pa.int64()))
+    yield one(SqlType("bigint"), pa.array([session.row_count], pa.int64()))
 
 
 def _use(session: TableSession) -> Iterator[Answer]:

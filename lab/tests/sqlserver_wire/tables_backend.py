@@ -55,7 +55,7 @@ class TableSession:
         self.backend = backend
         self.login = login
         self.database = login.database or "master"
-        self.rowcount = 0
+        self.row_count = 0
         self.asked: list[str] = []
         self.parameters: list[tuple[Parameter, ...]] = []
         self.transactions: list[str] = []
@@ -73,7 +73,7 @@ class TableSession:
             table = self.backend.tables[text]
             yield ResultSet(table.columns, table.batches())
         elif "ROWCOUNT" in text.upper():
-            yield one(SqlType("bigint"), pa.array([self.rowcount], pa.int64()))
+            yield one(SqlType("bigint"), pa.array([self.row_count], pa.int64()))
         elif text.startswith("SELECT parameters"):
             columns = tuple(ResultColumn(p.name, p.type) for p in parameters)
             arrays = [pa.array([str(p.value) if hasattr(p.value, "bytes_le") else p.value]) for p in parameters]

@@ -106,7 +106,7 @@ class Run:
                     yield from self._message(answer)
                     continue
                 if count is not None:
-                    self._session.rowcount = count
+                    self._session.row_count = count
                 held = self._done(count, command)
             if self._kind is Done.STATEMENT:
                 # nothing follows, so the last DONE loses its MORE

@@ -126,12 +126,12 @@ class Parameter:
 class Session(Protocol):
     """One connection's state. The wire calls it from one worker thread at a time, ``cancel`` from any.
 
-    :ivar rowcount: the rows of the statement before, as ``@@ROWCOUNT`` says; the wire sets it after every answer
+    :ivar row_count: the rows of the statement before, as ``@@ROWCOUNT`` says; the wire sets it after every answer
         with a count, before it asks for the next, also for results that the session did not make.
     """
 
     database: str
-    rowcount: int
+    row_count: int
 
     def execute(self, sql: str, parameters: Sequence[Parameter] = ()) -> Iterator[Answer]:
         """Run one batch; answers come in order, lazily.

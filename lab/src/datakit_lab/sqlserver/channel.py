@@ -9,6 +9,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+
 from datakit_lab.sqlserver.login import Malformed
 from datakit_lab.sqlserver.packets import HEADER, IGNORE, Buffer, Message, Packet, packet
 
@@ -163,6 +165,6 @@ class Channel:
 
     async def _send(self, buffer: Buffer) -> None:
         try:
-            await self._loop.sock_sendall(self._socket, buffer)
+            await self._loop.sock_sendall(self._socket, buffer.data if isinstance(buffer, np.ndarray) else buffer)
         except OSError as reason:
             raise Disconnected(str(reason)) from reason
