@@ -19,9 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datakit.warehouses._duckdb.database
-import datakit.warehouses._duckdb.warehouse
-import datakit.warehouses._postgres.warehouse
+import duckdb
 import psycopg
 from datakit.model.load import LoadRequest, ReadPlan, Slice
 from datakit.model.manifest import LoadMode
@@ -92,9 +90,8 @@ class CountedCursor:
 
 def count_steps(step: Callable[[str], None]) -> None:
     """Make every statement of both adapters a step, from now on, in this process."""
-    duckdb = datakit.warehouses._duckdb.database.duckdb
     connect = duckdb.connect
-    duckdb.connect = lambda path: CountedCursor(connect(path), step)  # type: ignore[assignment, misc]
+    duckdb.connect = lambda path: CountedCursor(connect(path), step)  # type: ignore[assignment, return-value]
     execute, write, leave = psycopg.Connection.execute, psycopg.Copy.write, psycopg.Copy.__exit__
 
     def counted_execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
@@ -115,8 +112,8 @@ def count_steps(step: Callable[[str], None]) -> None:
         step("COPY end")
         return leave(self, *error)
 
-    psycopg.Connection.execute = counted_execute  # type: ignore[method-assign, assignment]
-    psycopg.Copy.write = counted_write  # type: ignore[method-assign]
+    psycopg.Connection.execute = counted_execute  # type: ignore[method-assign]
+    psycopg.Copy.write = counted_write  # type: ignore[method-assign, assignment]
     psycopg.Copy.__exit__ = counted_leave  # type: ignore[method-assign]
 
 
@@ -137,7 +134,7 @@ def fork(work: Callable[[], None]) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
         work()
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # the fork must never return into its parent's code
         sys.excepthook(*sys.exc_info())
         os._exit(70)
     os._exit(0)
@@ -217,7 +214,6 @@ def leftovers(kind: str, settings: dict[str, Any], case: WarehouseCase) -> list[
 def query(kind: str, settings: dict[str, Any], sql: str) -> list[Any]:
     """Run a query on a connection of the test's own; values as text."""
     if kind == "duckdb":
-        duckdb = datakit.warehouses._duckdb.database.duckdb
         with duckdb.connect(settings["path"]) as connection:
             found = connection.execute(f"SELECT CAST(COLUMNS(*) AS VARCHAR) FROM ({sql})").fetchall()
     else:

@@ -42,7 +42,16 @@ def connect_problem(error: psycopg.Error, subject: str, user: str) -> DatakitErr
             cause="no ticket for this service, or the server's keytab does not match",
             fix="look at the tickets: klist; and at the service principal: krbsrvname/host",
         )
-    if any(sign in lower for sign in ("authentication failed", "no pg_hba.conf entry", "is not permitted to log in")):
+    if any(
+        sign in lower
+        for sign in (
+            "authentication failed",
+            "no password supplied",
+            "no pg_hba.conf entry",
+            "is not permitted to log in",
+            "authentication method requirement",
+        )
+    ):
         return LoginRefused(
             f"PostgreSQL refuses the login of {user!r}: {text}",
             subject=subject,

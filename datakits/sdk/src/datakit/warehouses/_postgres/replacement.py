@@ -15,6 +15,8 @@ _ATTACHED = """
           AND d.refobjid = $1::bigint::oid
     UNION ALL SELECT 1 FROM pg_depend  -- functions, publications and whatever else names the table
         WHERE refclassid = 'pg_class'::regclass AND refobjid = $1::bigint::oid AND deptype = 'n'
+    UNION ALL SELECT 1 FROM pg_depend d JOIN pg_class c ON c.reltype = d.refobjid  -- or its row type
+        WHERE c.oid = $1::bigint::oid AND d.refclassid = 'pg_type'::regclass AND d.deptype = 'n'
     UNION ALL SELECT 1 FROM pg_constraint
         WHERE (conrelid = $1::bigint::oid AND contype NOT IN ('p', 'n')) OR confrelid = $1::bigint::oid
     UNION ALL SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from datakit.errors import DatakitError, LoadInProgress, WarehouseUnavailable
+from datakit.errors import DatakitError, InvalidKey, LoadInProgress, WarehouseUnavailable
 from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
 from datakit.model.manifest import LoadMode
 from datakit.warehouses import Load
@@ -126,6 +126,12 @@ class PostgresWarehouse:
             with self._connections.transaction(table) as execute:
                 check_key(execute, request, staging, "the load")
                 check_key(execute, request, request.table, "the table")
+            if isinstance(error.violation, psycopg.errors.UniqueViolation):
+                raise InvalidKey(
+                    f"a unique index of the table forbids a row of the load: {error.violation.diag.message_detail}",
+                    subject=table,
+                    fix="load with mode merge, or drop the index",
+                ) from None
             with self._connections.translated(table):
                 raise error.violation from None
         except _StagingLostError as lost:
