@@ -90,7 +90,7 @@ class Channel:
             if self._tls is None:
                 await self._send(buffer)
                 continue
-            view = memoryview(buffer).cast("B")
+            view = memoryview(buffer.data if isinstance(buffer, np.ndarray) else buffer).cast("B")
             for start in range(0, len(view), 1 << 18):
                 self._tls.write(view[start : start + (1 << 18)])
                 await self._send(self._outgoing.read())

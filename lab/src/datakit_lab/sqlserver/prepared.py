@@ -113,7 +113,7 @@ class PreparedResult:
                         raise ValueError(f"slice column {slice_column!r} holds a NULL")
                     keys.append(numbers(key, pa.int64(), "<i8").copy())
                 for block in encoder.blocks(batch):
-                    file.write(block.data)
+                    file.write(block.data.data)
                     size += len(block.data)
                     lengths.append(block.lengths)
             data = file.finish() if isinstance(file, _Memory) else _mapped(file, size)
@@ -177,8 +177,8 @@ class _Memory:
     def __exit__(self, *exc: object) -> None:
         self._parts.clear()
 
-    def write(self, data: npt.NDArray[np.uint8]) -> None:
-        self._parts.append(data)
+    def write(self, data: memoryview) -> None:
+        self._parts.append(np.frombuffer(data, np.uint8))
 
     def finish(self) -> npt.NDArray[np.uint8]:
         return np.concatenate(self._parts) if self._parts else np.empty(0, np.uint8)
