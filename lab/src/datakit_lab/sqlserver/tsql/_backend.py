@@ -78,10 +78,13 @@ class DuckBackend:
             raise SqlError(
                 4060, f'Cannot open database "{database}" requested by the login. The login failed.', severity=11
             ) from None
+        return self._start(login, principal, name)
+
+    def _start(self, login: Login, principal: Principal, database: str) -> DuckSession:
         with self._lock:
             number = self._next_session
             self._next_session += 1
-        session = DuckSession(self, login, principal, number, name)
+        session = DuckSession(self, login, principal, number, database)
         with self._lock:
             self._sessions[number] = session
         return session
@@ -213,9 +216,8 @@ class DuckBackend:
 
     def run(self, sql: str, database: str = "master") -> list[Any]:
         """Run a batch as the server itself, and return the rows of its last result set."""
-        self._principals.setdefault("", Principal())
-        login = Login("", None, None, database, "datakit-lab", "localhost", "<local machine>")
-        session = self.open_session(login)
+        login = Login(None, "datakit-lab", None, database, "datakit-lab", "localhost", "<local machine>")
+        session = self._start(login, Principal(), self.spelling(database))
         rows: list[Any] = []
         try:
             for answer in session.execute(sql):

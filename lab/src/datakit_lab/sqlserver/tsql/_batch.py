@@ -112,7 +112,9 @@ def _begins(word: str, current: list[Token], sql: str) -> bool:
             return word in {"ALTER", "DROP"} and "COLUMN" in words and first != "ALTER"
     if first == "SET" and len(words) == 1:
         return False
-    if last in {".", "AS", "@", "FOR", "ON"} and word != "SELECT":
+    if last in {".", "AS", "@", "FOR"} and word != "SELECT":
+        return False
+    if last == "ON" and word in {"UPDATE", "DELETE"}:
         return False
     if word == "WITH":
         return False

@@ -15,7 +15,7 @@ def translate(error: duckdb.Error) -> SqlError:
     for pattern, number, message in _RULES:
         if match := re.search(pattern, text, re.IGNORECASE | re.DOTALL):
             return SqlError(number, message.format(*(group or "" for group in match.groups())))
-    if isinstance(error, duckdb.InterruptException):
+    if isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT"):
         return SqlError(3617, "The query was cancelled by the client.", severity=11)
     if isinstance(error, duckdb.ParserException):
         return SqlError(102, f"Incorrect syntax: {text}", severity=15)
@@ -36,6 +36,7 @@ _RULES: tuple[tuple[str, int, str], ...] = (
                                                                 "to a {0}-bit integer type."),
     (r"Could not cast value .* to DECIMAL|Overflow|out of range", 8115, "Arithmetic overflow error converting "
                                                                         "expression to data type numeric."),
+    (r"(String or binary data would be truncated in column '.*?'\.)", 2628, "{0}"),
     (r"Division by zero", 8134, "Divide by zero error encountered."),
     (r"Duplicate key \"(.*?)\" violates (?:primary key|unique) constraint", 2627, "Violation of PRIMARY KEY "
                                                                                   "constraint. Cannot insert "
