@@ -29,6 +29,7 @@ from datakit_lab.sqlserver.login import (
 from datakit_lab.sqlserver.packets import (
     DEFAULT_PACKET_SIZE,
     IGNORE,
+    MAX_ENCRYPTED_PACKET_SIZE,
     MAX_PACKET_SIZE,
     MIN_PACKET_SIZE,
     RESET_CONNECTION,
@@ -172,7 +173,8 @@ class Connection:
         version = min(request.tds_version, tokens.TDS_74)
         self._requests = Requests(session, self._settings.shared, version, self._cancelled)
         size = request.packet_size or DEFAULT_PACKET_SIZE
-        negotiated = max(MIN_PACKET_SIZE, min(size, MAX_PACKET_SIZE))
+        most = MAX_ENCRYPTED_PACKET_SIZE if self._channel.encrypted else MAX_PACKET_SIZE
+        negotiated = max(MIN_PACKET_SIZE, min(size, most))
         features = {UTF8_SUPPORT: b"\x01"} if UTF8_SUPPORT in request.features else {}
         await self._send_now(
             tokens.environment_text(Change.DATABASE, session.database, "master")

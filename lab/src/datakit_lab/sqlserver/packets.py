@@ -14,6 +14,9 @@ HEADER: Final = 8
 DEFAULT_PACKET_SIZE: Final = 4096
 MIN_PACKET_SIZE: Final = 512
 MAX_PACKET_SIZE: Final = 32767
+MAX_ENCRYPTED_PACKET_SIZE: Final = 16383
+"""SQL Server grants no more over TLS, where a larger packet would be two records and Microsoft's driver hangs on it."""
+
 END_OF_MESSAGE: Final = 0x01
 IGNORE: Final = 0x02
 RESET_CONNECTION: Final = 0x08

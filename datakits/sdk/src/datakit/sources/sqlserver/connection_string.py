@@ -10,7 +10,11 @@ from datakit.errors import ConfigurationError
 from datakit.model.environment import SourceSystem
 
 PACKET_SIZE: Final = 32767
-"""Bytes; the largest that the driver takes. Larger packets mean fewer reads for the same rows; see docs/types.md."""
+"""Bytes; the largest that the driver takes. Larger packets mean fewer reads for the same rows."""
+
+ENCRYPTED_PACKET_SIZE: Final = 16383
+"""Bytes; the largest that SQL Server grants over TLS ("Configure the network packet size", Microsoft Learn). Above it
+one packet is two TLS records, and the driver was seen to wait for ever in the middle of a long value."""
 
 _ENCRYPT: Final = {"yes": "Yes", "no": "No", "strict": "Strict"}
 
@@ -50,7 +54,7 @@ def connection_string(system: SourceSystem, *, password: str | None = None) -> s
         "Database": system.database,
         "Encrypt": _ENCRYPT[system.encrypt],
         "TrustServerCertificate": "Yes" if system.trust_server_certificate else "No",
-        "PacketSize": str(PACKET_SIZE),
+        "PacketSize": str(PACKET_SIZE if system.encrypt == "no" else ENCRYPTED_PACKET_SIZE),
         # A connection that the driver quietly opens again would go on in another session, with another snapshot.
         "ConnectRetryCount": "0",
     }
