@@ -41,7 +41,8 @@ def test_the_data_is_real_with_its_nulls_and_its_duplicates(backend: DuckBackend
     assert (
         one(
             backend,
-            "SELECT COUNT(*) FROM (SELECT Origin, LocalDate, LocalHour FROM ops.Weather GROUP BY Origin, LocalDate, LocalHour HAVING COUNT(*) > 1) AS d",
+            "SELECT COUNT(*) FROM (SELECT Origin, LocalDate, LocalHour FROM ops.Weather "
+            "GROUP BY Origin, LocalDate, LocalHour HAVING COUNT(*) > 1) AS d",
         )
         == 3
     )
@@ -63,7 +64,8 @@ def test_each_step_of_the_sources_life_moves_a_cursor(backend: DuckBackend) -> N
     assert (
         one(
             backend,
-            "SELECT COUNT(*) FROM sys.columns WHERE object_id = OBJECT_ID('ops.Flights') AND name = 'CancellationReason'",
+            "SELECT COUNT(*) FROM sys.columns WHERE object_id = OBJECT_ID('ops.Flights') "
+            "AND name = 'CancellationReason'",
         )
         == 1
     )
@@ -117,7 +119,8 @@ def test_the_nasty_values_survive(backend: DuckBackend) -> None:
         return backend.run(sql, "Nasty")
 
     assert ask(
-        "SELECT CONVERT(varchar(33), MAX(DateTime2Value), 121), CONVERT(varchar(40), MAX(OffsetValue), 121) FROM dbo.AllTypes"
+        "SELECT CONVERT(varchar(33), MAX(DateTime2Value), 121), "
+        "CONVERT(varchar(40), MAX(OffsetValue), 121) FROM dbo.AllTypes"
     ) == [("9999-12-31 23:59:59.9999999", "9999-12-31 09:59:59.9999999 -14:00")]
     assert [str(value) for value in ask("SELECT MIN(WholeDecimal), MAX(FineDecimal) FROM dbo.AllTypes")[0]] == [
         "-" + "9" * 38,

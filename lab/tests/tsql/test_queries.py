@@ -37,7 +37,8 @@ def types(session: DuckSession, sql: str) -> list[str]:
         ("CAST('2013-01-31' AS date)", date(2013, 1, 31), "date"),
         ("CAST('2013-01-01T10:00:00.0049' AS datetime2(3))", datetime(2013, 1, 1, 10, 0, 0, 5000), "datetime2(3)"),
         ("CAST('2013-01-01T10:00:00.005' AS datetime)", datetime(2013, 1, 1, 10, 0, 0, 7000), "datetime"),
-        ("CONVERT(varchar(33), CAST('9999-12-31 23:59:59.9999999' AS datetime2), 126)", "9999-12-31T23:59:59.9999999", "varchar(33)"),
+        ("CONVERT(varchar(33), CAST('9999-12-31 23:59:59.9999999' AS datetime2), 126)", "9999-12-31T23:59:59.9999999",
+        "varchar(33)"),
         ("CAST('0001-01-01' AS datetime2(7))", 0, "datetime2(7)"),
         ("DATEPART(nanosecond, CAST('2013-01-01T00:00:00.1234567' AS datetime2(7)))", 123456700, "int"),
         ("DATEPART(tzoffset, CAST('2013-01-01T00:00:00 -05:30' AS datetimeoffset))", -330, "int"),
@@ -153,7 +154,8 @@ def test_sp_executesql_in_a_batch_has_its_own_variables(session: DuckSession) ->
 
 
 def test_statements_need_no_semicolons(session: DuckSession) -> None:
-    sql = "SET NOCOUNT ON\nCREATE TABLE t (a int)\nINSERT INTO t SELECT 1 UNION ALL SELECT 2\nUPDATE t SET a = 3 WHERE a = 2\nSELECT SUM(a) FROM t"
+    sql = "SET NOCOUNT ON\nCREATE TABLE t (a int)\nINSERT INTO t SELECT 1 UNION ALL SELECT 2\n"
+    sql += "UPDATE t SET a = 3 WHERE a = 2\nSELECT SUM(a) FROM t"
 
     assert ask(session, sql) == [(4,)]
 

@@ -33,7 +33,8 @@ def refused(session: DuckSession, sql: str) -> int:
 def test_the_catalog_knows_the_declared_types(kinds: DuckSession) -> None:
     rows = ask(
         kinds,
-        """SELECT c.name, t.name, c.max_length, c.precision, c.scale, c.is_nullable, c.is_identity, c.is_computed, c.is_sparse,
+        """SELECT c.name, t.name, c.max_length, c.precision, c.scale, c.is_nullable, c.is_identity, c.is_computed,
+        c.is_sparse,
         c.is_hidden, c.collation_name FROM sys.columns AS c JOIN sys.types AS t ON t.user_type_id = c.user_type_id
         WHERE c.object_id = OBJECT_ID(N'dbo.kinds') ORDER BY c.column_id""",
     )
@@ -130,7 +131,8 @@ def test_key_and_row_count_stand_in_the_catalog(session: DuckSession) -> None:
     ask(session, "CREATE TABLE t (a int NOT NULL, b int NOT NULL, c int, CONSTRAINT PK_t PRIMARY KEY CLUSTERED (b, a))")
     ask(session, "INSERT t VALUES (1, 1, 1), (2, 1, 1)")
 
-    key = """SELECT c.name FROM sys.indexes AS i JOIN sys.index_columns AS ic ON ic.object_id = i.object_id AND ic.index_id = i.index_id
+    key = """SELECT c.name FROM sys.indexes AS i JOIN sys.index_columns AS ic
+        ON ic.object_id = i.object_id AND ic.index_id = i.index_id
         JOIN sys.columns AS c ON c.object_id = ic.object_id AND c.column_id = ic.column_id
         WHERE i.object_id = OBJECT_ID('t') AND i.is_primary_key = 1 ORDER BY ic.key_ordinal"""
     assert ask(session, key) == [("b",), ("a",)]

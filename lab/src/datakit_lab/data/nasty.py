@@ -4,6 +4,8 @@
 one kind of trap each: names, collations, hidden and computed columns, no rows, 1,024 columns, large texts.
 """
 
+# ruff: noqa: S608 -- every name pasted into a statement went through quote(), every value through a literal's writer
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
@@ -22,7 +24,8 @@ LONG_NAME: Final = "N" * 127 + "é"
 """128 characters: the longest name there is."""
 
 ODD_NAMES: Final = (
-    "a.b", "a b", "a]b", "a[b", 'a"b', "a'b", " lead", "SELECT", "名前", "naïve", "emoji 🛫", "100%", "a;b--c", "tab\tname", LONG_NAME,
+    "a.b", "a b", "a]b", "a[b", 'a"b', "a'b", " lead", "SELECT", "名前", "naïve", "emoji 🛫", "100%", "a;b--c",
+    "tab\tname", LONG_NAME,
 )  # fmt: skip
 
 # column, type, then lowest, highest, an ordinary value and an empty or special one, all as T-SQL
@@ -42,13 +45,18 @@ _VALUES: Final[tuple[tuple[str, str, str, str, str, str], ...]] = (
     ("DateValue", "date", "'0001-01-01'", "'9999-12-31'", "'2024-02-29'", "'1900-01-01'"),
     ("TimeValue", "time(7)", "'00:00:00.0000000'", "'23:59:59.9999999'", "'12:34:56.1234567'", "'00:00:00.0000001'"),
     ("ShortTime", "time(0)", "'00:00:00'", "'23:59:59'", "'12:34:56'", "'00:00:01'"),
-    ("DateTimeValue", "datetime", "'1753-01-01T00:00:00.000'", "'9999-12-31T23:59:59.997'", "'2024-02-29T12:34:56.003'", "'1900-01-01'"),
-    ("SmallDateTimeValue", "smalldatetime", "'1900-01-01T00:00:00'", "'2079-06-06T23:59:00'", "'2024-02-29T12:35:00'", "'1900-01-01'"),
-    ("DateTime2Value", "datetime2(7)", "'0001-01-01T00:00:00'", "'9999-12-31T23:59:59.9999999'", "'2024-02-29T12:34:56.1234567'", "'1582-10-15'"),
-    ("DateTime2Micro", "datetime2(6)", "'0001-01-01T00:00:00'", "'9999-12-31T23:59:59.999999'", "'2024-02-29T12:34:56.123456'", "'1582-10-15'"),
-    ("OffsetValue", "datetimeoffset(7)", "'0001-01-01T14:00:00 +14:00'", "'9999-12-31T09:59:59.9999999 "
-                                                                         "-14:00'", "'2024-02-29T12:34:56.1234567 "
-                                                                                    "+05:45'", "'2024-01-01T00:00:00 -00:30'"),
+    ("DateTimeValue", "datetime", "'1753-01-01T00:00:00.000'", "'9999-12-31T23:59:59.997'",
+    "'2024-02-29T12:34:56.003'", "'1900-01-01'"),
+    ("SmallDateTimeValue", "smalldatetime", "'1900-01-01T00:00:00'", "'2079-06-06T23:59:00'", "'2024-02-29T12:35:00'",
+    "'1900-01-01'"),
+    ("DateTime2Value", "datetime2(7)", "'0001-01-01T00:00:00'", "'9999-12-31T23:59:59.9999999'",
+    "'2024-02-29T12:34:56.1234567'", "'1582-10-15'"),
+    ("DateTime2Micro", "datetime2(6)", "'0001-01-01T00:00:00'", "'9999-12-31T23:59:59.999999'",
+    "'2024-02-29T12:34:56.123456'", "'1582-10-15'"),
+    ("OffsetValue", "datetimeoffset(7)", "'0001-01-01T14:00:00 +14:00'", ("'9999-12-31T09:59:59.9999999 "
+                                                                         "-14:00'"), ("'2024-02-29T12:34:56.1234567 "
+                                                                                    "+05:45'"),
+                                                                                    "'2024-01-01T00:00:00 -00:30'"),
     ("CharValue", "char(5)", "''", "'~~~~~'", "'ab'", "''"),
     ("VarCharValue", "varchar(20)", "''", "'~~~~~~~~~~~~~~~~~~~~'", "'trailing  '", "' '"),
     ("VarCharMax", "varchar(max)", "''", "REPLICATE(CAST('x' AS varchar(max)), 10000)", "'text'", "''"),
@@ -61,11 +69,15 @@ _VALUES: Final[tuple[tuple[str, str, str, str, str, str], ...]] = (
     ("VarBinaryValue", "varbinary(8)", "0x", "0xFFFFFFFFFFFFFFFF", "0x00FF00", "0x00"),
     ("VarBinaryMax", "varbinary(max)", "0x", "0xDEADBEEF", "0x01", "0x"),
     ("ImageValue", "image", "0x", "0xDEADBEEF", "0x01", "0x"),
-    ("GuidValue", "uniqueidentifier", "'00000000-0000-0000-0000-000000000000'", "'FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF'", "'6F9619FF-8B86-D011-B42D-00C04FC964FF'", "'00000000-0000-0000-0000-000000000001'"),
+    ("GuidValue", "uniqueidentifier", "'00000000-0000-0000-0000-000000000000'",
+    "'FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF'", "'6F9619FF-8B86-D011-B42D-00C04FC964FF'",
+    "'00000000-0000-0000-0000-000000000001'"),
     ("XmlValue", "xml", "N''", "N'<r a=\"1\">é&amp;</r>'", "N'<r/>'", "N''"),
-    ("VariantValue", "sql_variant", "CAST(-1 AS int)", "CAST(N'text' AS nvarchar(10))", "CAST('2024-02-29' AS date)", "CAST(1.50 AS decimal(5,2))"),
+    ("VariantValue", "sql_variant", "CAST(-1 AS int)", "CAST(N'text' AS nvarchar(10))", "CAST('2024-02-29' AS date)",
+    "CAST(1.50 AS decimal(5,2))"),
     ("HierarchyValue", "hierarchyid", "'/'", "'/1/2/3/'", "'/1/'", "'/'"),
-    ("GeographyValue", "geography", "'POINT (-180 -90)'", "'POINT (180 90)'", "'POINT (-122.34 47.65)'", "'POINT (0 0)'"),
+    ("GeographyValue", "geography", "'POINT (-180 -90)'", "'POINT (180 90)'", "'POINT (-122.34 47.65)'",
+    "'POINT (0 0)'"),
     ("GeometryValue", "geometry", "'POINT (-1 -1)'", "'POINT (1 1)'", "'POINT (1.5 2.5)'", "'POINT (0 0)'"),
 )  # fmt: skip
 
@@ -76,7 +88,9 @@ CREATE TABLE dbo.Collations (
     Sensitive nvarchar(40) COLLATE Latin1_General_CS_AS, Utf8 varchar(40) COLLATE Latin1_General_100_CI_AS_SC_UTF8
 );
 INSERT INTO dbo.Collations VALUES
-    (1, 'café', N'Привет', N'Καλημέρα', N'日本語', N'abc', N'日本語 ✈'), (2, '', '', '', '', N'ABC', ''), (3, NULL, NULL, NULL, NULL, NULL, NULL);
+    (1, 'café', N'Привет', N'Καλημέρα', N'日本語', N'abc', N'日本語 ✈'),
+    (2, '', '', '', '', N'ABC', ''), (3, NULL, NULL,
+    NULL, NULL, NULL, NULL);
 CREATE TABLE dbo.Kinds (
     ID bigint IDENTITY(10, 5) NOT NULL PRIMARY KEY, Price decimal(10,2) NOT NULL, Amount int NOT NULL,
     Total AS (Price * Amount), Note nvarchar(50) SPARSE NULL, Version rowversion NOT NULL

@@ -25,7 +25,8 @@ from datakit_lab.sqlserver.tsql._types import (
 
 _PRECEDENCE: Final = (
     "sql_variant", "xml", "datetimeoffset", "datetime2", "datetime", "smalldatetime", "date", "time", "float", "real",
-    "decimal", "numeric", "money", "smallmoney", "bigint", "int", "smallint", "tinyint", "bit", "ntext", "text", "image",
+    "decimal", "numeric", "money", "smallmoney", "bigint", "int", "smallint", "tinyint", "bit", "ntext", "text",
+    "image",
     "timestamp", "uniqueidentifier", "nvarchar", "nchar", "varchar", "char", "varbinary", "binary",
 )  # fmt: skip
 _DIGITS: Final = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlglot.tokens import Token
+from sqlglot.tokenizer_core import Token
 
 from datakit_lab.sqlserver.tsql._dialect import tokenize
 
@@ -98,7 +98,7 @@ def _is_text(token: Token, sql: str) -> bool:
     return sql[token.start] in "'\"[" or token.token_type.name in {"STRING", "NATIONAL_STRING"}
 
 
-def _begins(word: str, current: list[Token], sql: str) -> bool:
+def _begins(word: str, current: list[Token], sql: str) -> bool:  # noqa: C901 - one branch for each kind
     """Whether ``word`` begins a new statement after the tokens of the current one."""
     words = ["" if _is_text(token, sql) else token.text.upper() for token in current]
     first, last = words[0], words[-1]

@@ -4,6 +4,8 @@ DuckDB's own catalog does not know T-SQL's types, identity, computed or hidden c
 transaction as the table itself, so that a rollback undoes both. The ``sys`` views are views on it.
 """
 
+# ruff: noqa: S608 -- every name pasted into a statement went through quote(), every value through a literal's writer
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -122,7 +124,8 @@ CREATE TABLE lab.columns (
     object_id INTEGER, column_id INTEGER, name VARCHAR COLLATE NOCASE, type_name VARCHAR, length INTEGER,
     system_type_id UTINYINT, user_type_id INTEGER, max_length SMALLINT, "precision" UTINYINT, scale UTINYINT,
     collation_name VARCHAR COLLATE NOCASE, is_nullable BOOLEAN, is_identity BOOLEAN, is_computed BOOLEAN,
-    is_sparse BOOLEAN, is_hidden BOOLEAN, generated_always_type UTINYINT, definition VARCHAR, default_definition VARCHAR,
+    is_sparse BOOLEAN, is_hidden BOOLEAN, generated_always_type UTINYINT, definition VARCHAR, default_definition
+    VARCHAR,
     seed BIGINT, increment BIGINT, utf16 BOOLEAN
 );
 CREATE TABLE lab.indexes (
@@ -252,7 +255,7 @@ class Catalog:
             f"CREATE TABLE {quote(self.database)}.{quote(spec.schema)}.{quote(spec.name)} ({', '.join(parts)})"
         )
         table = self.find(spec.schema, spec.name)
-        assert table is not None  # noqa: S101  # it was made above
+        assert table is not None  # it was made above  # noqa: S101 - for the type checker
         return table
 
     def new_object(
@@ -301,7 +304,7 @@ class Catalog:
         if table.kind == "U":
             self.connection.execute(f"DROP TABLE {table.sql}")
         for name in ("columns", "indexes", "index_columns"):
-            self.rows(f"DELETE FROM lab.{name} WHERE object_id = ?", [table.object_id])  # noqa: S608  # names of ours
+            self.rows(f"DELETE FROM lab.{name} WHERE object_id = ?", [table.object_id])  # names of ours
         self.rows("DELETE FROM lab.objects WHERE object_id = ? OR parent_object_id = ?", [table.object_id] * 2)
 
     def _add_columns(self, object_id: int, columns: Sequence[tuple[int, ColumnSpec, bool]]) -> None:
@@ -342,8 +345,10 @@ def _column_row(object_id: int, column_id: int, column: ColumnSpec, nullable: bo
     seed, increment = column.identity or (None, None)
     nullable = nullable and column.identity is None and type_.name != "timestamp"
     return [
-        object_id, column_id, column.name, type_.name, type_.length, facts.system_type_id, facts.user_type_id, facts.max_length,
-        facts.precision, facts.scale, facts.collation, nullable, column.identity is not None, column.formula is not None,
+        object_id, column_id, column.name, type_.name, type_.length, facts.system_type_id, facts.user_type_id,
+        facts.max_length,
+        facts.precision, facts.scale, facts.collation, nullable, column.identity is not None,
+        column.formula is not None,
         column.sparse, column.hidden, column.generated, column.formula, column.default, seed, increment, column.utf16,
     ]  # fmt: skip
 
@@ -388,4 +393,5 @@ def _collate(column: ColumnSpec) -> str:
 
 
 def _declaration(column: ColumnSpec) -> str:
-    return f"{quote(column.name)} {storage(column.sql_type(), utf16=column.utf16)}{_collate(column)}{'' if column.nullable else ' NOT NULL'}"
+    stored = storage(column.sql_type(), utf16=column.utf16) + _collate(column)
+    return f"{quote(column.name)} {stored}{'' if column.nullable else ' NOT NULL'}"

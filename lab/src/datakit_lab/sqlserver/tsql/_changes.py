@@ -1,5 +1,7 @@
 """INSERT, UPDATE and DELETE: values take the column's type, the server gives identities, rowversions and defaults."""
 
+# ruff: noqa: S608 -- every name pasted into a statement went through quote(), every value through a literal's writer
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from datakit_lab.sqlserver.tsql._scope import Scope, Source, SourceColumn
 from datakit_lab.sqlserver.tsql._types import INT
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from datakit_lab.sqlserver.tsql._session import DuckSession
 
 END_OF_TIME: Final = "'9999-12-31T23:59:59.9999999'"
@@ -71,7 +75,7 @@ class Changes:
                 found = next(iter(rows.fetchall()), None)
                 yield session.affected(int(found[0]) if found else 0)
                 return
-            table_ = rows.to_arrow_table()
+            table_: pa.Table = rows.to_arrow_table()
             session.row_count = table_.num_rows
             yield ResultSet(returning[1], iter(table_.to_batches()))
             yield session.affected(table_.num_rows)
@@ -285,7 +289,7 @@ def _columns(table: StoredTable) -> tuple[SourceColumn, ...]:
 def _stored(value: Expr, column: StoredColumn) -> str:
     """Convert a value to what the column stores; too long a text is an error, never cut."""
     type_ = column.source.type
-    assert type_ is not None  # noqa: S101  # the catalog knows every column's type
+    assert type_ is not None  # the catalog knows every column's type  # noqa: S101 - for the type checker
     if column.source.utf16:
         return value.sql if value.utf16 or value.type is None else f"encode_utf16({value.sql})"
     converted = convert(value, type_)

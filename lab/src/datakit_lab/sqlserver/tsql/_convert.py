@@ -218,7 +218,7 @@ def convert(expr: Expr, target: SqlType, *, style: int | None = None, safe: bool
     return Expr(sql, target, utf16=utf16, nullable=expr.nullable or safe)
 
 
-def _convert_sql(expr: Expr, target: SqlType, style: int | None, cast: str) -> tuple[str, bool]:
+def _convert_sql(expr: Expr, target: SqlType, style: int | None, cast: str) -> tuple[str, bool]:  # noqa: C901 - one branch for each kind
     if expr.type is None and expr.sql == "NULL":
         return f"CAST(NULL AS {storage(target)})", False
     if expr.type == target and not (target.name in CHARACTER and expr.literal is not None):

@@ -14,9 +14,11 @@ FUNCTIONS: Final = frozenset({"DATEADD", "DATEDIFF", "DATEDIFF_BIG", "DATEPART",
 _PARTS: Final = {
     "year": "year", "yy": "year", "yyyy": "year", "quarter": "quarter", "qq": "quarter", "q": "quarter",
     "month": "month", "mm": "month", "m": "month", "dayofyear": "dayofyear", "dy": "dayofyear", "y": "dayofyear",
-    "day": "day", "dd": "day", "d": "day", "week": "week", "wk": "week", "ww": "week", "weekday": "weekday", "dw": "weekday",
+    "day": "day", "dd": "day", "d": "day", "week": "week", "wk": "week", "ww": "week", "weekday": "weekday",
+    "dw": "weekday",
     "hour": "hour", "hh": "hour", "minute": "minute", "mi": "minute", "n": "minute", "second": "second", "ss": "second",
-    "s": "second", "millisecond": "millisecond", "ms": "millisecond", "microsecond": "microsecond", "mcs": "microsecond",
+    "s": "second", "millisecond": "millisecond", "ms": "millisecond", "microsecond": "microsecond",
+    "mcs": "microsecond",
     "nanosecond": "nanosecond", "ns": "nanosecond", "tzoffset": "tzoffset", "tz": "tzoffset",
     "iso_week": "iso_week", "isowk": "iso_week", "isoww": "iso_week",
 }  # fmt: skip
@@ -70,7 +72,7 @@ def call(name: str, part: str, arguments: list[Expr]) -> Expr:
 def _add(part: str, amount: Expr, value: Expr) -> Expr:
     if value.kind in CHARACTER or value.type is None:
         value = convert(value, DATETIME)
-    assert value.type is not None  # noqa: S101  # convert() gives a type
+    assert value.type is not None  # convert() gives a type  # noqa: S101 - for the type checker
     count = f"CAST(trunc({amount.sql}) AS BIGINT)"
     if value.kind == "datetimeoffset":
         local = f'(({value.sql}).ticks + CAST(({value.sql})."offset" AS BIGINT) * 600000000)'

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from sqlglot import exp, parse_one
 from sqlglot.dialects.tsql import TSQL
 from sqlglot.errors import ParseError, TokenError
-from sqlglot.tokens import Token
+from sqlglot.parsers.tsql import TSQLParser
+from sqlglot.tokenizer_core import Token
 
 from datakit_lab.sqlserver.backend import SqlError, SqlType
 from datakit_lab.sqlserver.tsql._types import make_type
@@ -26,14 +27,14 @@ class Dialect(TSQL):
             word: token for word, token in TSQL.Tokenizer.KEYWORDS.items() if word not in _KEPT
         }
 
-    class Parser(TSQL.Parser):
+    class Parser(TSQLParser):
         """Every function is an :class:`exp.Anonymous`."""
 
         FUNCTIONS: ClassVar[dict[str, Any]] = {}
         # only the forms whose arguments are no plain list of expressions
         FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
             name: parser
-            for name, parser in TSQL.Parser.FUNCTION_PARSERS.items()
+            for name, parser in TSQLParser.FUNCTION_PARSERS.items()
             if name in {"CAST", "CONVERT", "TRY_CAST", "TRY_CONVERT", "STRING_AGG"}
         }
 
@@ -55,13 +56,16 @@ def parse_statement(sql: str) -> exp.Expression:
     :raises SqlError: 102 with the place of the mistake.
     """
     try:
-        return parse_one(sql, read=Dialect)
+        parsed = parse_one(sql, read=Dialect)
     except ParseError as error:
         detail = error.errors[0] if error.errors else {}
         near = detail.get("highlight") or "the end"
         raise SqlError(102, f"Incorrect syntax near '{near}'.", severity=15, line=detail.get("line") or 1) from None
     except TokenError:
         raise SqlError(105, "Unclosed quotation mark after the character string.", severity=15) from None
+    if not isinstance(parsed, exp.Expression):
+        raise SqlError(102, "Incorrect syntax.", severity=15)
+    return parsed
 
 
 def sql_type(node: exp.DataType, *, cast: bool = False) -> SqlType:

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 _DESCRIBED: list[tuple[str, SqlType]] = [
     ("is_hidden", BIT), ("column_ordinal", INT), ("name", SYSNAME), ("is_nullable", BIT), ("system_type_id", INT),
-    ("system_type_name", character("nvarchar", 256)), ("max_length", SqlType("smallint")), ("precision", SqlType("tinyint")),
+    ("system_type_name", character("nvarchar", 256)), ("max_length", SqlType("smallint")), ("precision",
+    SqlType("tinyint")),
     ("scale", SqlType("tinyint")), ("collation_name", SYSNAME), ("user_type_id", INT), ("user_type_database", SYSNAME),
-    ("user_type_schema", SYSNAME), ("user_type_name", SYSNAME), ("is_identity_column", BIT), ("is_part_of_unique_key", BIT),
+    ("user_type_schema", SYSNAME), ("user_type_name", SYSNAME), ("is_identity_column", BIT), ("is_part_of_unique_key",
+    BIT),
     ("is_updateable", BIT), ("is_computed_column", BIT), ("is_sparse_column_set", BIT), ("error_number", INT),
     ("error_message", character("nvarchar", 4000)),
 ]  # fmt: skip
@@ -100,8 +102,10 @@ def _described_row(place: int, column: ResultColumn) -> tuple[Any, ...]:
     facts = described(column.type)
     clr = column.type.name if facts.system_type_id == 240 else None
     return (
-        False, place, column.name or None, column.nullable, facts.system_type_id, None if clr else type_text(column.type), facts.max_length, facts.precision,
-        facts.scale, facts.collation, facts.user_type_id if clr else None, None, "sys" if clr else None, clr, column.identity, False,
+        False, place, column.name or None, column.nullable, facts.system_type_id,
+        None if clr else type_text(column.type), facts.max_length, facts.precision,
+        facts.scale, facts.collation, facts.user_type_id if clr else None, None, "sys" if clr else None, clr,
+        column.identity, False,
         not column.computed, column.computed, False, None, None,
     )  # fmt: skip
 

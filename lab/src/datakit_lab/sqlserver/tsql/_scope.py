@@ -104,7 +104,9 @@ class Scope:
 class Environment(Protocol):
     """What the compiler asks the session for."""
 
-    database: str
+    @property
+    def database(self) -> str:
+        """The current database."""
 
     def relation(self, table: exp.Table) -> Relation:
         """Return a table, a view or a system view.

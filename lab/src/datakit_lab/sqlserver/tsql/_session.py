@@ -1,5 +1,7 @@
 """One connection's state: its database, transaction, variables and options, and how a batch runs."""
 
+# ruff: noqa: S608 -- every name pasted into a statement went through quote(), every value through a literal's writer
+
 from __future__ import annotations
 
 import re
@@ -52,14 +54,14 @@ class DuckSession:
 
     def __init__(self, backend: DuckBackend, login: Login, principal: Principal, number: int, database: str) -> None:
         self.backend = backend
-        self.login = login
+        self.login: Login = login
         self.principal = principal
         self.number = number
         self.connection = backend.cursor()
         self.database = database
         self.settings = Settings()
         self.variables = Variables()
-        self.transaction = Transaction(self)
+        self.transaction: Transaction = Transaction(self)
         self.row_count = 0
         self.last_identity: int | None = None
         self.cancelled = False

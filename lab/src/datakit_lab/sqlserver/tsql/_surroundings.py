@@ -1,5 +1,8 @@
 """What a query may ask of the session and the catalog around it: tables, ``@@`` values, OBJECT_ID and the like."""
 
+# ruff: noqa: S608 -- every name pasted into a statement went through quote(), every value through a literal's writer
+# ruff: noqa: ARG002, ARG005 -- the tables of functions call them all with one signature
+
 from __future__ import annotations
 
 import datetime as dt
@@ -32,7 +35,7 @@ class Surroundings:
     """Implements :class:`~._scope.Environment` for one session."""
 
     def __init__(self, session: DuckSession) -> None:
-        self._session = session
+        self._session: DuckSession = session
 
     @property
     def database(self) -> str:
@@ -154,7 +157,7 @@ class Surroundings:
             return Expr(str(integers[name]), INT, nullable=False)
         if name == "SPID":
             return Expr(f"{session.number}::SMALLINT", SqlType("smallint"), nullable=False)
-        if name in {"IDENTITY"}:
+        if name == "IDENTITY":
             return Expr(
                 "NULL::DECIMAL(38,0)" if session.last_identity is None else f"{session.last_identity}::DECIMAL(38,0)",
                 SqlType("numeric", precision=38, scale=0),
@@ -259,9 +262,12 @@ class Surroundings:
 
     def _server_property(self, arguments: list[Expr]) -> Expr:
         known: dict[str, Any] = {
-            "productversion": "16.0.1000.6", "productlevel": "RTM", "edition": "Developer Edition (64-bit)", "engineedition": 3,
-            "servername": "LAB", "machinename": "LAB", "collation": "SQL_Latin1_General_CP1_CI_AS", "productmajorversion": "16",
-            "productminorversion": "0", "isintegratedsecurityonly": 0, "ishadrenabled": 0, "isclustered": 0, "resourceversion": "16.00.1000",
+            "productversion": "16.0.1000.6", "productlevel": "RTM", "edition": "Developer Edition (64-bit)",
+            "engineedition": 3,
+            "servername": "LAB", "machinename": "LAB", "collation": "SQL_Latin1_General_CP1_CI_AS",
+            "productmajorversion": "16",
+            "productminorversion": "0", "isintegratedsecurityonly": 0, "ishadrenabled": 0, "isclustered": 0,
+            "resourceversion": "16.00.1000",
         }  # fmt: skip
         value = known.get(str(arguments[0].literal).casefold())
         if value is None:
@@ -300,8 +306,10 @@ class Surroundings:
 
     def _column_property(self, arguments: list[Expr]) -> Expr:
         wanted = str(arguments[2].literal).casefold()
-        fields = {"isidentity": "is_identity", "iscomputed": "is_computed", "ishidden": "is_hidden", "allowsnull": "is_nullable",
-                  "issparse": "is_sparse", "precision": '"precision"', "scale": "scale", "columnid": "column_id"}  # fmt: skip
+        fields = {"isidentity": "is_identity", "iscomputed": "is_computed", "ishidden": "is_hidden",
+        "allowsnull": "is_nullable",
+                  "issparse": "is_sparse", "precision": '"precision"', "scale": "scale",
+                  "columnid": "column_id"}  # fmt: skip
         if wanted not in fields:
             return Expr("NULL::INTEGER", INT)
         return self._lookup(
@@ -337,11 +345,11 @@ def split_name(text: str) -> list[str]:
 
 
 def _lookup(sql: str, type_: SqlType = SYSNAME) -> Callable[[Surroundings, list[Expr]], Expr]:
-    return lambda surroundings, arguments: surroundings._lookup(sql, type_)(arguments)  # noqa: SLF001
+    return lambda surroundings, arguments: surroundings._lookup(sql, type_)(arguments)
 
 
 _FUNCTIONS: Final[dict[str, Callable[[Surroundings, list[Expr]], Expr]]] = {
-    "ROWCOUNT_BIG": Surroundings._row_count_big,  # noqa: SLF001
+    "ROWCOUNT_BIG": Surroundings._row_count_big,
     "DB_NAME": Surroundings._db_name,
     "DB_ID": Surroundings._db_id,
     "SUSER_SNAME": Surroundings._login_name,

@@ -4,6 +4,8 @@ Columns have SQL Server's names and order as far as they go; what the double doe
 ``IS_…`` are the views of INFORMATION_SCHEMA, a name that DuckDB keeps for itself.
 """
 
+# ruff: noqa: S608 -- every name pasted into a statement went through quote(), every value through a literal's writer
+
 from __future__ import annotations
 
 from typing import Final
@@ -19,7 +21,8 @@ _COLUMN: Final = """
     c.object_id, c.name, c.column_id, c.system_type_id, c.user_type_id, c.max_length, c.precision, c.scale,
     c.collation_name, c.is_nullable, FALSE AS is_ansi_padded, FALSE AS is_rowguidcol, c.is_identity, c.is_computed,
     FALSE AS is_filestream, FALSE AS is_replicated, FALSE AS is_xml_document, CAST(0 AS INTEGER) AS xml_collection_id,
-    CAST(CASE WHEN c.default_definition IS NULL THEN 0 ELSE c.object_id + c.column_id END AS INTEGER) AS default_object_id,
+    CAST(CASE WHEN c.default_definition IS NULL THEN 0 ELSE c.object_id + c.column_id END AS INTEGER) AS
+    default_object_id,
     CAST(0 AS INTEGER) AS rule_object_id, c.is_sparse, FALSE AS is_column_set, c.generated_always_type,
     CASE c.generated_always_type WHEN 1 THEN 'AS_ROW_START' WHEN 2 THEN 'AS_ROW_END' ELSE 'NOT_APPLICABLE' END
         AS generated_always_type_desc,
@@ -30,10 +33,13 @@ SYSTEM_VIEWS: Final[dict[str, str]] = {
     "schemas": "SELECT name, schema_id, principal_id FROM lab.schemas",
     "objects": f"SELECT {_OBJECT} FROM lab.objects AS o",
     "all_objects": f"SELECT {_OBJECT} FROM lab.objects AS o",
-    "tables": f"""SELECT {_OBJECT}, CAST(0 AS INTEGER) AS lob_data_space_id, FALSE AS is_replicated, FALSE AS is_memory_optimized,
-        CAST(0 AS UTINYINT) AS durability, o.temporal_type, CASE o.temporal_type WHEN 2 THEN 'SYSTEM_VERSIONED_TEMPORAL_TABLE'
+    "tables": f"""SELECT {_OBJECT}, CAST(0 AS INTEGER) AS lob_data_space_id, FALSE AS is_replicated,
+        FALSE AS is_memory_optimized,
+        CAST(0 AS UTINYINT) AS durability, o.temporal_type, CASE o.temporal_type WHEN 2 THEN
+        'SYSTEM_VERSIONED_TEMPORAL_TABLE'
         WHEN 1 THEN 'HISTORY_TABLE' ELSE 'NON_TEMPORAL_TABLE' END AS temporal_type_desc,
-        CAST(NULL AS INTEGER) AS history_table_id, FALSE AS is_external, FALSE AS is_filetable, FALSE AS is_tracked_by_cdc
+        CAST(NULL AS INTEGER) AS history_table_id, FALSE AS is_external, FALSE AS is_filetable, FALSE AS
+        is_tracked_by_cdc
         FROM lab.objects AS o WHERE o.type = 'U'""",
     "views": f"SELECT {_OBJECT}, FALSE AS with_check_option FROM lab.objects AS o WHERE o.type = 'V'",
     "columns": f"SELECT {_COLUMN} FROM lab.columns AS c",
@@ -42,18 +48,22 @@ SYSTEM_VIEWS: Final[dict[str, str]] = {
         FROM lab.columns AS c WHERE c.is_computed""",
     "identity_columns": f"""SELECT {_COLUMN}, c.seed AS seed_value, c.increment AS increment_value
         FROM lab.columns AS c WHERE c.is_identity""",
-    "default_constraints": """SELECT 'DF_' || o.name || '_' || c.name AS name, CAST(c.object_id + c.column_id AS INTEGER)
+    "default_constraints": """SELECT 'DF_' || o.name || '_' || c.name AS name,
+        CAST(c.object_id + c.column_id AS INTEGER)
         AS object_id, o.schema_id, c.object_id AS parent_object_id, c.column_id AS parent_column_id,
         '(' || c.default_definition || ')' AS definition
-        FROM lab.columns AS c JOIN lab.objects AS o ON o.object_id = c.object_id WHERE c.default_definition IS NOT NULL""",
-    "types": """SELECT name, system_type_id, user_type_id, CAST(4 AS INTEGER) AS schema_id, max_length, "precision", scale,
-        collation_name, TRUE AS is_nullable, FALSE AS is_user_defined, system_type_id = 240 AS is_assembly_type,
+        FROM lab.columns AS c JOIN lab.objects AS o ON o.object_id = c.object_id WHERE c.default_definition IS NOT
+        NULL""",
+    "types": """SELECT name, system_type_id, user_type_id, CAST(4 AS INTEGER) AS schema_id, max_length,
+        "precision", scale, collation_name, TRUE AS is_nullable, FALSE AS is_user_defined, system_type_id = 240 AS is_assembly_type,
         FALSE AS is_table_type FROM lab.types""",
     "indexes": """SELECT object_id, name, index_id, type, CASE type WHEN 0 THEN 'HEAP' WHEN 1 THEN 'CLUSTERED'
         ELSE 'NONCLUSTERED' END AS type_desc, is_unique, CAST(1 AS INTEGER) AS data_space_id, FALSE AS ignore_dup_key,
-        is_primary_key, is_unique_constraint, CAST(0 AS UTINYINT) AS fill_factor, FALSE AS is_padded, FALSE AS is_disabled,
+        is_primary_key, is_unique_constraint, CAST(0 AS UTINYINT) AS fill_factor, FALSE AS is_padded, FALSE AS
+        is_disabled,
         FALSE AS is_hypothetical, FALSE AS has_filter, CAST(NULL AS VARCHAR) AS filter_definition FROM lab.indexes
-        UNION ALL SELECT object_id, NULL, 0, 0, 'HEAP', FALSE, 1, FALSE, FALSE, FALSE, 0, FALSE, FALSE, FALSE, FALSE, NULL
+        UNION ALL SELECT object_id, NULL, 0, 0, 'HEAP', FALSE, 1, FALSE, FALSE, FALSE, 0, FALSE, FALSE, FALSE, FALSE,
+        NULL
         FROM lab.objects AS o WHERE type = 'U' AND NOT EXISTS
         (SELECT 1 FROM lab.indexes AS i WHERE i.object_id = o.object_id AND i.index_id = 1)""",
     "index_columns": """SELECT object_id, index_id, index_column_id, column_id, key_ordinal, CAST(0 AS UTINYINT) AS
@@ -73,9 +83,11 @@ SYSTEM_VIEWS: Final[dict[str, str]] = {
         c.name AS COLUMN_NAME, c.column_id AS ORDINAL_POSITION, c.default_definition AS COLUMN_DEFAULT,
         CASE WHEN c.is_nullable THEN 'YES' ELSE 'NO' END AS IS_NULLABLE, c.type_name AS DATA_TYPE,
         CASE WHEN c.collation_name IS NOT NULL THEN c.length END AS CHARACTER_MAXIMUM_LENGTH,
-        CAST(CASE WHEN c.type_name IN ('char','varchar','nchar','nvarchar','binary','varbinary') THEN c.max_length END AS INTEGER)
+        CAST(CASE WHEN c.type_name IN ('char','varchar','nchar','nvarchar','binary','varbinary') THEN c.max_length
+        END AS INTEGER)
             AS CHARACTER_OCTET_LENGTH,
-        CASE WHEN c.type_name IN ('tinyint','smallint','int','bigint','decimal','numeric','money','smallmoney','real','float')
+        CASE WHEN c.type_name IN
+        ('tinyint','smallint','int','bigint','decimal','numeric','money','smallmoney','real','float')
             THEN c.precision END AS NUMERIC_PRECISION,
         CAST(CASE WHEN c.type_name IN ('tinyint','smallint','int','bigint','decimal','numeric','money','smallmoney')
             THEN c.scale END AS INTEGER) AS NUMERIC_SCALE,
@@ -86,7 +98,8 @@ SYSTEM_VIEWS: Final[dict[str, str]] = {
         FROM lab.columns AS c JOIN lab.objects AS o ON o.object_id = c.object_id
         JOIN lab.schemas AS s ON s.schema_id = o.schema_id WHERE NOT c.is_hidden""",
     "IS_TABLE_CONSTRAINTS": """SELECT current_catalog() AS CONSTRAINT_CATALOG, s.name AS CONSTRAINT_SCHEMA,
-        k.name AS CONSTRAINT_NAME, s.name AS TABLE_SCHEMA, o.name AS TABLE_NAME, CASE WHEN k.is_primary_key THEN 'PRIMARY KEY'
+        k.name AS CONSTRAINT_NAME, s.name AS TABLE_SCHEMA, o.name AS TABLE_NAME, CASE WHEN k.is_primary_key THEN
+        'PRIMARY KEY'
         ELSE 'UNIQUE' END AS CONSTRAINT_TYPE FROM lab.indexes AS k JOIN lab.objects AS o ON o.object_id = k.object_id
         JOIN lab.schemas AS s ON s.schema_id = o.schema_id WHERE k.constraint_id IS NOT NULL""",
     "IS_KEY_COLUMN_USAGE": """SELECT s.name AS CONSTRAINT_SCHEMA, k.name AS CONSTRAINT_NAME, s.name AS TABLE_SCHEMA,

@@ -69,7 +69,7 @@ def datetime_ticks(value: dt.datetime) -> int:
 
 def round_ticks(ticks: int, scale: int) -> int:
     """Round to ``scale`` digits of a second, half up; the last instant of 9999 stays in 9999."""
-    unit = 10 ** (7 - scale)
+    unit = int(10 ** (7 - scale))
     rounded = (ticks + unit // 2) // unit * unit
     return rounded if rounded <= MAX_TICKS else ticks // unit * unit
 
@@ -98,7 +98,7 @@ def round_ticks_sql(sql: str, scale: int) -> str:
 
 
 def round_timestamp_sql(sql: str, scale: int) -> str:
-    """Return a TIMESTAMP expression rounded to ``scale`` (0–6) digits of a second."""
+    """Return a TIMESTAMP expression rounded to ``scale`` (0 to 6) digits of a second."""
     if scale >= 6:
         return sql
     unit = 10 ** (6 - scale)
