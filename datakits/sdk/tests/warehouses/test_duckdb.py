@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from datakit.errors import (
     ConfigurationError,
@@ -21,6 +23,7 @@ from datakit.errors import (
     UnsupportedType,
 )
 from datakit.model.load import Slice
+from datakit.model.manifest import LoadMode
 from datakit.testing import WarehouseCase
 from datakit.testing._warehouse_case import COLUMNS, DATASET, batch, column, request, rows_of, run, stage
 from datakit.warehouses import open_warehouse
@@ -183,6 +186,27 @@ def request_table() -> Any:
     from datakit.model.load import TableName
 
     return TableName("bronze", "things")
+
+
+def test_a_merge_of_every_row_fits_in_little_memory(tmp_path: Path) -> None:
+    settings = {"path": str(tmp_path / "small.duckdb"), "memory_limit": "64MB"}
+    case = WarehouseCase(lambda: open_warehouse("duckdb", settings, where="test"), lambda table: None, "bronze")
+    columns = (COLUMNS[0], *(column(f"c{number}", "string") for number in range(8)))
+    for base, word in enumerate(["before", "after"]):
+        wanted = request(case, word, LoadMode.MERGE, columns=columns, key=["id"], base=base)
+        with closing(case.open()) as warehouse:
+            going = warehouse.begin(wanted, Slice())
+            assert going is not None
+            for start in range(0, 500_000, 50_000):
+                ids = pa.array(range(start, start + 50_000), pa.int64())
+                text = pc.binary_join_element_wise(pa.scalar(word), pc.cast(ids, pa.string()), " ")
+                going.write(pa.RecordBatch.from_arrays([ids, *[text] * 8], [each.name for each in columns]))
+            going.stage(500_000)
+            assert warehouse.commit(wanted, None).rows == 500_000
+    assert sql(
+        tmp_path / "small.duckdb",
+        "SELECT count(*), count(DISTINCT id), count(*) FILTER (c7 = 'after ' || id) FROM bronze.things",
+    ) == [(500_000, 500_000, 500_000)]
 
 
 def test_an_abandoned_load_does_not_keep_the_file(duckdb_case: WarehouseCase) -> None:

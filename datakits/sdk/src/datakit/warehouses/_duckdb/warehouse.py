@@ -179,7 +179,7 @@ class DuckDBWarehouse:
             known = Ledger(execute, request.table.schema).key_of(request.table)
             if known is None or known[0] != request.key or known[1] is LoadMode.APPEND:
                 check_key(execute, request, request.table, "the table")
-            _merge(execute, request, staging)
+            _merge(execute, request, staging, state)
         else:
             names = quote_all(column.name for column in wanted_columns(request))
             execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {qualified(staging)}", ())
@@ -203,14 +203,36 @@ def _alter(execute: Execute, table: TableName, changes: TableChanges) -> None:
         execute(f"ALTER TABLE {qualified(table)} ALTER COLUMN {quote(name)} DROP NOT NULL", ())
 
 
-def _merge(execute: Execute, request: LoadRequest, staging: TableName) -> None:
+def _merge(execute: Execute, request: LoadRequest, staging: TableName, state: TableState) -> None:
+    """Insert the load's rows, then delete those that they replace.
+
+    An UPDATE, or MERGE INTO, keeps the former values of every row in memory until the commit, which no memory_limit
+    survives for a large load; inserted rows go to the file at once, and a deleted one costs a few bits.
+    """
+    target, source = qualified(request.table), qualified(staging)
     names = [column.name for column in wanted_columns(request)]
-    others = [name for name in names if name not in request.key]
+    others = [column.name for column in (*state.columns, *state.metadata) if column.name not in names]
     same = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in request.key)
-    update = ", ".join(f"{quote(name)} = s.{quote(name)}" for name in others)
+    if catalog.belongings(execute, request.table):  # a unique index would refuse the new row while the old one is there
+        update = ", ".join(f"{quote(name)} = s.{quote(name)}" for name in names if name not in request.key)
+        execute(
+            f"MERGE INTO {target} AS t USING {source} AS s ON {same} "
+            + (f"WHEN MATCHED THEN UPDATE SET {update} " if update else "")
+            + f"WHEN NOT MATCHED THEN INSERT ({quote_all(names)}) VALUES ({quote_all(names, 's.')})",
+            (),
+        )
+        return
+    newest_row = execute(f"SELECT coalesce(max(rowid), -1) FROM {target}", ())[0][0]
+    if others:  # what the load does not bring stays as it was
+        execute(
+            f"INSERT INTO {target} ({quote_all([*names, *others])}) "
+            f"SELECT {quote_all(names, 's.')}, {quote_all(others, 't.')} "
+            f"FROM {source} AS s LEFT JOIN {target} AS t ON {same}",
+            (),
+        )
+    else:
+        execute(f"INSERT INTO {target} ({quote_all(names)}) SELECT {quote_all(names)} FROM {source}", ())
     execute(
-        f"MERGE INTO {qualified(request.table)} AS t USING {qualified(staging)} AS s ON {same} "
-        + (f"WHEN MATCHED THEN UPDATE SET {update} " if others else "")
-        + f"WHEN NOT MATCHED THEN INSERT ({quote_all(names)}) VALUES ({quote_all(names, 's.')})",
-        (),
+        f"DELETE FROM {target} AS t WHERE t.rowid <= $1 AND EXISTS (SELECT 1 FROM {source} AS s WHERE {same})",
+        (newest_row,),
     )
