@@ -35,7 +35,7 @@ def fingerprint(table: pa.Table) -> Fingerprint:
     columns = sorted(names)
     rows = pa.table({column: table[names[column]] for column in columns})
     text = ", ".join(_text(column, rows.schema.field(column).type) for column in columns)
-    with duckdb.connect(config={"TimeZone": "UTC"}) as connection:
+    with duckdb.connect() as connection:
         connection.register("rows", rows)
         result = connection.sql(
             f"SELECT count(*), coalesce(sum(md5_number_lower(concat({text}))::HUGEINT), 0) FROM rows"  # noqa: S608  # quoted

@@ -23,7 +23,6 @@ class RowHasher:
         except ImportError as error:
             raise DriverMissing.of("the row hash", "duckdb", error) from error
         self._connection = duckdb.connect(":memory:", config={"threads": 1})
-        self._connection.execute("SET TimeZone = 'UTC'")
         encoded = ", ".join(_encode(field) for field in schema)
         self._query = f"SELECT sha256(concat({encoded})) AS hash FROM batch"  # noqa: S608  # identifiers are quoted
 

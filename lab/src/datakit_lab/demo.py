@@ -1,0 +1,231 @@
+"""``make demo``: SQL Server tables, by Kerberos, into two warehouses; the source lives on, and both follow.
+
+It does what a person would, with the commands that a person would use, and shows them. Then it proves that source
+and warehouses are equal, without using the product to do so (:mod:`datakit_lab.compare`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+
+from datakit_lab import compare
+from datakit_lab.state import LabState
+
+_ROOT: Final = Path.cwd()
+_STATE: Final = LabState(_ROOT / ".lab")
+_MARKETING: Final = _STATE.directory / "marketing.duckdb"
+_NOTHING_TO_DO: Final = 99
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where one dataset lands."""
+
+    dataset: str
+    warehouse: str
+    source: str
+    table: str
+
+
+_TARGETS: Final = (
+    _Target("airline.flights", "finance", "ops.Flights", "bronze_airline.flights"),
+    _Target("airline.weather", "finance", "ops.Weather", "bronze_airline.weather"),
+    _Target("airline.planes", "finance", "ops.Planes", "bronze_airline.planes"),
+    _Target("airline.airports", "finance", "ops.Airports", "bronze_airline.airports"),
+    _Target("airline.airlines", "finance", "ops.Airlines", "bronze_airline.airlines"),
+    _Target("airline.flights", "marketing", "ops.Flights", "airline.flights"),
+    _Target("airline.airports", "marketing", "ops.Airports", "reference.airports"),
+    _Target("airline.airlines", "marketing", "ops.Airlines", "reference.airlines"),
+)
+
+
+class Demo:
+    """The story, step by step; every step is a public method and prints what it does."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = time.monotonic()
+        self._environment = dict(os.environ)
+
+    def bring_the_lab_up(self) -> None:
+        """Start KDC, SQL Server double and PostgreSQL, with January to November in the source."""
+        self._title("A corporate network in a box: KDC, SQL Server double, PostgreSQL")
+        for leftover in _STATE.directory.glob(f"{_MARKETING.name}*"):
+            leftover.unlink()
+        self._command("datakit-lab", "up", "--data", "airline")
+        record = _STATE.read()
+        if record is None:
+            raise SystemExit("the lab went away; its logs are in .lab/logs")
+        self._environment |= record.environment | {"DATAKIT_ENVIRONMENT": "local"}
+
+    def show_the_ticket(self) -> None:
+        """Show that the only credential is a service ticket."""
+        self._title("The only credential is a Kerberos ticket")
+        self._command("klist")
+
+    def load(self, title: str) -> list[dict[str, Any]]:
+        """Run every dataset of both warehouses; return the run reports."""
+        self._title(title)
+        return [report for target in _TARGETS if (report := self._run(target)) is not None]
+
+    def let_the_source_live(self) -> None:
+        """December arrives, delays are corrected, a column is added."""
+        self._title("Life at the source: December arrives, delays are corrected, a column is added")
+        self._command("datakit-lab", "mutate")
+
+    def show(self, title: str, reports: list[dict[str, Any]]) -> None:
+        """Print the run reports as a table."""
+        table = Table(title=title, title_justify="left")
+        for column in ("dataset", "warehouse", "table", "mode", "datakit", "source datakit"):
+            table.add_column(column, no_wrap=column in {"dataset", "warehouse"})
+        for column in ("rows", "seconds", "rows/s"):
+            table.add_column(column, justify="right")
+        for report in reports:
+            nothing = report["status"] == "nothing"
+            table.add_row(
+                report["dataset"],
+                report["warehouse"],
+                report["table"],
+                "nothing new" if nothing else report["mode"],
+                report["datakit"],
+                report["source_datakit"],
+                f"{report['rows_written']:,}",
+                f"{report['seconds']:.2f}",
+                f"{report['rows_per_second'] or 0:,}",
+            )
+        self._console.print(table)
+        for change in sorted({change for report in reports for change in report["schema_changes"]}):
+            self._console.print(f"  schema change taken by the policy: [bold]{change}[/bold]", highlight=False)
+
+    def prove_equality(self) -> None:
+        """Compare count and digest of every table in source and warehouses.
+
+        :raises SystemExit: a table differs.
+        """
+        self._title("Proof: source and warehouses are equal")
+        table = Table("source", "warehouse", "columns", "rows", "digest", "")
+        password = (_STATE.secrets / "finance-db" / "password").read_text(encoding="utf-8")
+        dsn = f"postgresql://finance:{password}@localhost:{self._port('postgres')}/finance"
+        sources: dict[str, compare.Fingerprint] = {}
+        wrong = 0
+        # The driver reads the ticket where this variable of its own process says.
+        os.environ.update({name: self._environment[name] for name in ("KRB5_CONFIG", "KRB5CCNAME")})
+        for target in _TARGETS:
+            if target.source not in sources:
+                sources[target.source] = compare.fingerprint(
+                    compare.read_sqlserver(
+                        f"Server=tcp:localhost,{self._port('sqlserver')};Database=AirlineOps;Trusted_Connection=yes;"
+                        "Encrypt=yes;TrustServerCertificate=yes",
+                        target.source,
+                    )
+                )
+            landed = (
+                compare.read_postgres(dsn, target.table)
+                if target.warehouse == "finance"
+                else compare.read_duckdb(str(_MARKETING), target.table)
+            )
+            source, warehouse = sources[target.source], compare.fingerprint(landed)
+            equal = source == warehouse
+            wrong += not equal
+            table.add_row(
+                target.source,
+                f"{target.warehouse}: {target.table}",
+                str(len(warehouse.columns)),
+                f"{warehouse.rows:,}" if equal else f"{source.rows:,} ≠ {warehouse.rows:,}",
+                warehouse.digest[:12] if equal else f"{source.digest[:12]} ≠ {warehouse.digest[:12]}",
+                "[green]equal[/green]" if equal else "[red]DIFFERENT[/red]",
+            )
+        self._console.print(table)
+        if wrong:
+            raise SystemExit(f"{wrong} tables differ")
+
+    def clean_up(self, *, keep: bool) -> None:
+        """Take the lab down, or say how to look around in it."""
+        if not keep:
+            self._title("Cleaning up")
+            self._command("datakit-lab", "down")
+            _MARKETING.unlink(missing_ok=True)
+            self._say(f"Done in {time.monotonic() - self._began:.0f} s. Look around yourself: make demo KEEP=1")
+            return
+        self._say(
+            f"Done in {time.monotonic() - self._began:.0f} s. The lab is still up; look around:\n\n"
+            "    . .venv/bin/activate\n"
+            '    eval "$(datakit-lab env)" && export DATAKIT_ENVIRONMENT=local\n'
+            "    datakit preview airline.flights\n"
+            "    datakit run --dataset airline.planes --warehouse finance\n"
+            "    datakit doctor\n"
+            "    datakit-lab status\n\n"
+            "and when you have seen enough: datakit-lab down"
+        )
+
+    def _run(self, target: _Target) -> dict[str, Any] | None:
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder, "report.json")
+            environment = self._environment | {"DATAKIT_REPORT": str(report)}
+            command = ("datakit", "run", "--dataset", target.dataset, "--warehouse", target.warehouse)
+            self._command(*command, environment=environment, accept=(0, _NOTHING_TO_DO))
+            result: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+            return result
+
+    def _port(self, service: str) -> int:
+        record = _STATE.read()
+        if record is None:
+            raise SystemExit("the lab went away; its logs are in .lab/logs")
+        return record.services[service].port
+
+    def _command(
+        self, *command: str, environment: dict[str, str] | None = None, accept: tuple[int, ...] = (0,)
+    ) -> None:
+        self._console.print(f"[bold cyan]$ {' '.join(command)}[/bold cyan]", highlight=False)
+        code = subprocess.run(command, env=environment or self._environment, check=False).returncode
+        if code not in accept:
+            self._say(f"`{' '.join(command)}` ended with {code}")
+            raise SystemExit(code)
+
+    def _title(self, text: str) -> None:
+        self._console.print()
+        self._console.print(Rule(f"[bold]{text}[/bold]", align="left"))
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False)
+
+
+def main() -> None:
+    """Tell the whole story."""
+    if _STATE.running:
+        raise SystemExit(
+            "a lab runs already in .lab; the demo wants a fresh one. Next step: .venv/bin/datakit-lab down"
+        )
+    keep = os.environ.get("KEEP", "") not in {"", "0"}
+    demo = Demo(Console(width=None if sys.stdout.isatty() else 150))
+    finished = False
+    try:
+        demo.bring_the_lab_up()
+        demo.show_the_ticket()
+        first = demo.load("First load: January to November")
+        demo.let_the_source_live()
+        second = demo.load("Second load: only what changed")
+        demo.show("First load", first)
+        demo.show("Second load", second)
+        demo.prove_equality()
+        finished = True
+    finally:
+        if not finished and not keep and _STATE.running:
+            subprocess.run(["datakit-lab", "down"], check=False)
+    demo.clean_up(keep=keep)
+
+
+if __name__ == "__main__":
+    main()
