@@ -91,7 +91,7 @@ class CountedCursor:
 def count_steps(step: Callable[[str], None]) -> None:
     """Make every statement of both adapters a step, from now on, in this process."""
     connect = duckdb.connect
-    duckdb.connect = lambda path: CountedCursor(connect(path), step)  # type: ignore[assignment, return-value]
+    duckdb.connect = lambda path: CountedCursor(connect(path), step)  # type: ignore[assignment, misc]
     execute, write, leave = psycopg.Connection.execute, psycopg.Copy.write, psycopg.Copy.__exit__
 
     def counted_execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:

@@ -356,7 +356,7 @@ def test_each_refusal_of_a_connection_says_what_is_wrong(
     lab_database: LabDatabase, lab_secrets: LabSecrets, postgres_settings: dict[str, Any], unused_port: int
 ) -> None:
     lab_secrets.publish("wrong/password", "canary-5f2")
-    for change, kind, word in [
+    refusals: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"password": "wrong/password"}, LoginRefused, "password authentication failed"),
         ({"password": "missing/password"}, SecretUnavailable, "missing/password"),
         ({"user": "nobody_here"}, LoginRefused, "nobody_here"),
@@ -364,7 +364,8 @@ def test_each_refusal_of_a_connection_says_what_is_wrong(
         ({"port": unused_port}, WarehouseUnavailable, str(unused_port)),
         ({"host": "no-such-host.invalid"}, WarehouseUnavailable, "no-such-host.invalid"),
         ({"sslmode": "verify-full"}, ConfigurationError, "sslmode"),
-    ]:
+    ]
+    for change, kind, word in refusals:
         with closing(open_warehouse("postgres", postgres_settings | change, where="test")) as warehouse:
             with pytest.raises(kind, match=word) as refused:
                 warehouse.last_load(DATASET, request_table())
