@@ -6,12 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from datakit.model.project import Project
 from datakit_lab import supervisor
 from datakit_lab.state import LabOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = Project.find(ROOT)
+
+
+@pytest.fixture(autouse=True)
+def nothing_from_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person who looks around in a lab may have these set."""
+    for name in ("DATAKIT_ENVIRONMENT", "DATAKIT_ENVIRONMENTS", "DATAKIT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def project() -> Project:
+    return Project.find(ROOT)
 
 
 def test_datakit_check_finds_no_problem() -> None:
@@ -19,9 +31,9 @@ def test_datakit_check_finds_no_problem() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_local_environment_is_where_the_lab_starts_by_default() -> None:
+def test_the_local_environment_is_where_the_lab_starts_by_default(project: Project) -> None:
     lab = LabOptions()
-    local = PROJECT.environment("local")
+    local = project.environment("local")
     airline = local.sources["airline"]
     assert (airline.host, airline.port) == ("localhost", lab.sqlserver_port)
     assert airline.principal == f"{supervisor.SERVICE_ACCOUNT}@{lab.realm}"
@@ -30,13 +42,13 @@ def test_the_local_environment_is_where_the_lab_starts_by_default() -> None:
     assert finance["password"] == f"{supervisor.WAREHOUSE}-db/password"
 
 
-def test_every_warehouse_connection_is_in_the_local_environment() -> None:
-    asked = {config.connection for config in PROJECT.warehouses().values()}
-    assert asked == set(PROJECT.environment("local").warehouses)
+def test_every_warehouse_connection_is_in_the_local_environment(project: Project) -> None:
+    asked = {config.connection for config in project.warehouses().values()}
+    assert asked == set(project.environment("local").warehouses)
 
 
-def test_the_two_warehouses_take_different_datasets_into_different_schemas() -> None:
-    finance, marketing = PROJECT.warehouse("finance"), PROJECT.warehouse("marketing")
+def test_the_two_warehouses_take_different_datasets_into_different_schemas(project: Project) -> None:
+    finance, marketing = project.warehouse("finance"), project.warehouse("marketing")
     taken = [{dataset for ingest in config.ingest for dataset in ingest.datasets} for config in (finance, marketing)]
     assert taken[1] < taken[0]
     assert finance.table_schema != marketing.table_schema
