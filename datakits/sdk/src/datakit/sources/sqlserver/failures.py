@@ -233,7 +233,7 @@ def _encryption_differs(message: str, place: Place) -> DatakitError:
         f"client and server do not agree on encryption: {message}",
         subject=place.server,
         cause="the server offers no TLS, or no version that this machine allows",
-        fix="enable TLS on the server; check: openssl s_client -starttls is not enough, look at the server's log",
+        fix="enable TLS 1.2 or newer on the server; its log says what it was offered",
     )
 
 
@@ -310,6 +310,7 @@ _RULES: Final[tuple[tuple[str, Build], ...]] = (
     (r"SHUTDOWN is in progress|has been paused|availability (group|database)|in recovery|being recovered", _busy),
     (r"Name or service not known|Temporary failure in name resolution|0x2AF9|No address associated", _host_unknown),
     (r"Login timeout expired|error code 0x(6F|71|6E|274C|274D|73)\b|refused|network-related", _unreachable),
+    (r"Client unable to establish connection", _unreachable),
     (r"Communication link failure|error code 0x(68|20|2746|2745)\b|TCP Provider|session is in the kill", _dropped),
     (r"connection.*(closed|broken|dead|terminated)|Protocol error in TDS", _dropped),
     (r"Invalid object name", _object_missing),  # 208

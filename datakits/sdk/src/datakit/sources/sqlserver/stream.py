@@ -1,14 +1,13 @@
 """One slice on its way from the server: batches, the server's own count, and an end that another thread may ask for.
 
 It calls ``arrow_batch`` and not ``arrow_reader``, whose end closes the statement, and with it the second result set
-that holds the server's count; and because a size can be chosen for each batch. A reader that is never iterated is kept
-beside it for its public ``close``, the one call of the driver that may come from another thread.
+that holds the server's count; and because a size can be chosen for each batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 3
 _PAUSE: Final = 0.5
 """Seconds before the second attempt; twice as many before the third."""
+
+_CANCEL_PATIENCE: Final = 10.0
+"""Seconds after which a server that does not answer a cancellation is left alone."""
 
 _CANCEL_INTERVAL: Final = 0.05
 """Seconds after which a cancellation is repeated that came before the call it should end."""
@@ -53,7 +55,6 @@ class SqlServerStream:
         self._finished = finished
         self._connection: Connection | None = None
         self._cursor: Any = None
-        self._canceller: Any = None
         self._count: int | None = None
         self._closed = threading.Event()
         self._native = threading.Lock()  # held while a call of the driver runs
@@ -88,13 +89,16 @@ class SqlServerStream:
     def close(self) -> None:
         """Cancel what runs and close the connection."""
         self._closed.set()
-        while not self._native.acquire(timeout=_CANCEL_INTERVAL):
-            self._cancel()
-        try:
-            self._drop()
-        finally:
-            self._native.release()
         self._finished(self)
+        for _ in range(int(_CANCEL_PATIENCE / _CANCEL_INTERVAL)):
+            if self._native.acquire(timeout=_CANCEL_INTERVAL):
+                try:
+                    self._drop()
+                finally:
+                    self._native.release()
+                return
+            self._cancel()
+        # The server does not even answer the cancellation; the reading thread drops the connection when it ends.
 
     def _begin(self) -> pa.RecordBatch:
         """Connect, execute and fetch the first batch. Nothing was given away yet, so all of it may be tried again."""
@@ -111,10 +115,9 @@ class SqlServerStream:
     def _first_batch(self) -> pa.RecordBatch:
         if self._connection is None:
             self._connection = self._connect()
-        self._cursor = self._connection.cursor()
-        self._cursor.execute(self._sql)
-        self._canceller = self._cursor.arrow_reader(1)
-        return self._cursor.arrow_batch(self._sizer.rows)
+        cursor = self._cursor = self._connection.cursor()
+        cursor.execute(self._sql)
+        return cursor.arrow_batch(self._sizer.rows)
 
     def _read_count(self) -> int:
         if not self._cursor.nextset():
@@ -135,20 +138,25 @@ class SqlServerStream:
                 if self._connection is None:
                     raise SourceUnavailable(str(error), subject=self._subject) from None
                 raise translate(error, self._connection.place(self._subject)) from None
+            finally:
+                if self._closed.is_set():
+                    self._drop()
 
     @property
     def _subject(self) -> str:
         return self._converter.subject
 
     def _cancel(self) -> None:
-        canceller = self._canceller
-        if canceller is not None:
-            canceller.close()
-        else:
-            time.sleep(0)
+        cursor = self._cursor
+        if cursor is None:
+            return  # it connects, and that has a deadline of its own
+        with contextlib.suppress(AttributeError, *driver_errors()):  # it ends just now
+            # SQLCancel, the one call of ODBC that may come from another thread. The driver has no public name for it
+            # that can be called before there are rows, or twice.
+            cursor.hstmt._cancel()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
-        self._cursor = self._canceller = None
+        self._cursor = None
         if connection is not None:
             connection.close()
