@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -91,6 +92,37 @@ def test_a_mistake_has_sql_servers_number(session: DuckSession, sql: str, number
         ask(session, sql)
 
     assert raised.value.number == number
+
+
+def test_a_point_has_its_well_known_binary_and_its_reference(session: DuckSession) -> None:
+    ask(session, "CREATE TABLE t (g geography, m geometry); INSERT t VALUES ('POINT (1 2)', 'POINT (1 2)')")
+
+    point = b"\x01\x01\x00\x00\x00" + struct.pack("<dd", 1, 2)
+    assert ask(session, "SELECT g.AsBinaryZM(), x.m.STAsBinary() FROM t AS x") == [(point, point)]
+    assert ask(session, "SELECT g.STSrid, x.m.STSrid FROM t AS x WHERE g.STSrid <> 0") == [(4326, 0)]
+
+
+def test_a_variant_keeps_its_type_and_converts_back(session: DuckSession) -> None:
+    ask(session, "CREATE TABLE t (v sql_variant)")
+    ask(session, "INSERT t VALUES (CAST('2013-01-01T00:00:00.1234567' AS datetime2(7)))")
+    ask(session, "INSERT t VALUES (CAST(7 AS int)), (0x00FF), (CAST('2013-01-01' AS date)), (NULL)")
+    ask(session, "INSERT t VALUES (CAST('2013-01-01T00:00:00.1234567 -05:30' AS datetimeoffset))")
+
+    sql = """SELECT SQL_VARIANT_PROPERTY(v, 'BaseType'), CASE WHEN SQL_VARIANT_PROPERTY(v, 'BaseType') = 'datetime2'
+             THEN CONVERT(nvarchar(40), CAST(v AS datetime2(7)), 126)
+             WHEN SQL_VARIANT_PROPERTY(v, 'BaseType') = 'varbinary'
+             THEN CONVERT(nvarchar(40), CAST(v AS varbinary(9)), 1)
+             WHEN SQL_VARIANT_PROPERTY(v, 'BaseType') = 'date' THEN CONVERT(nvarchar(40), CAST(v AS date), 112)
+             WHEN SQL_VARIANT_PROPERTY(v, 'BaseType') = 'datetimeoffset'
+             THEN CONVERT(nvarchar(40), CAST(v AS datetimeoffset), 126) ELSE CAST(v AS nvarchar(40)) END FROM t"""
+    assert ask(session, sql) == [
+        ("datetime2", "2013-01-01T00:00:00.1234567"),
+        ("int", "7"),
+        ("varbinary", "0x00FF"),
+        ("date", "20130101"),
+        (None, None),
+        ("datetimeoffset", "2013-01-01T00:00:00.1234567-05:30"),
+    ]
 
 
 def test_names_are_found_whatever_their_case(session: DuckSession) -> None:

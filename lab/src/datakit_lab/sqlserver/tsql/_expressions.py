@@ -148,6 +148,11 @@ class ExpressionCompiler:
         name = node.name
         if isinstance(node.this, exp.Identifier) and node.this.args.get("quoted") and name == "0x":
             return Expr("''::BLOB", SqlType("varbinary", length=1), nullable=False)
+        if name == "STSrid" and node.table:
+            parts = node.parts[:-1]
+            value = self._column(exp.Column(this=parts[-1], table=parts[-2] if len(parts) > 1 else None), scope)
+            if value.kind in CLR:
+                return Expr(_srid(value), INT)
         source, column = scope.resolve(node)
         if column.formula is not None:
             inner = self.expression(parse_expression(column.formula), Scope(sources=[source]))
@@ -237,6 +242,8 @@ class ExpressionCompiler:
             raise SqlError(258, f"Cannot call methods on {value.kind}.", severity=15)
         if method in {"ToString", "STAsText", "AsTextZM"}:
             return Expr(f"({value.sql}).wkt", character("nvarchar", -1))
+        if method in {"STAsBinary", "AsBinaryZM"} and value.kind != "hierarchyid":
+            return Expr(_well_known_binary(value), SqlType("varbinary", length=-1))
         raise SqlError(6506, f"Could not find method '{method}' for type '{value.kind}' in this double.")
 
     def _scope_resolution(self, node: exp.ScopeResolution, scope: Scope) -> Expr:
@@ -358,6 +365,19 @@ def unsupported(node: Any) -> SqlError:
     """Return the error for T-SQL that SQL Server knows and this double does not."""
     shown = node.sql(dialect="tsql") if isinstance(node, exp.Expression) else str(node)
     return SqlError(40517, f"The lab's SQL Server double does not support: {shown[:200]}")
+
+
+def _srid(value: Expr) -> str:
+    """Return the spatial reference, the first four bytes, least significant first."""
+    bytes_ = [f"substr(hex(({value.sql}).bytes), {place}, 2)" for place in (7, 5, 3, 1)]
+    return f"CAST('0x' || {' || '.join(bytes_)} AS INTEGER)"
+
+
+def _well_known_binary(value: Expr) -> str:
+    """Return a point as WKB: little-endian, type 1, x, y. The CLR form writes a geography's latitude (y) first."""
+    first, second = (f"substr(hex(({value.sql}).bytes), {place}, 16)" for place in (13, 29))
+    x, y = (second, first) if value.kind == "geography" else (first, second)
+    return f"unhex('0101000000' || {x} || {y})"
 
 
 def _bound(spec: exp.Expression, side: str) -> str:

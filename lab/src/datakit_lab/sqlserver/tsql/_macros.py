@@ -22,6 +22,10 @@ MACROS: Final[tuple[str, ...]] = (
         f"WHEN {_UNIT.format(1)} BETWEEN 55296 AND 57343 THEN chr(65533) ELSE chr({_UNIT.format(1)}) END "
         "for t in regexp_extract_all(hex(b), '..D[89AB]..D[C-F].|....')], '')"
     ),
+    (
+        "offset_minutes(s) AS coalesce(TRY_CAST(regexp_extract(s, '([+-]\\d\\d):\\d\\d$', 1) AS INTEGER) * 60 "
+        "+ TRY_CAST(regexp_extract(s, '([+-])\\d\\d:\\d\\d$', 1) || regexp_extract(s, ':(\\d\\d)$', 1) AS INTEGER), 0)"
+    ),
     "blob_left(b, n) AS unhex(left(hex(b), 2 * n))",
     "blob_pad(b, n) AS unhex(rpad(hex(b), 2 * n, '0'))",
     (

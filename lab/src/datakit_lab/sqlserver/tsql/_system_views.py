@@ -55,7 +55,8 @@ SYSTEM_VIEWS: Final[dict[str, str]] = {
         FROM lab.columns AS c JOIN lab.objects AS o ON o.object_id = c.object_id WHERE c.default_definition IS NOT
         NULL""",
     "types": """SELECT name, system_type_id, user_type_id, CAST(4 AS INTEGER) AS schema_id, max_length,
-        "precision", scale, collation_name, TRUE AS is_nullable, FALSE AS is_user_defined, system_type_id = 240 AS is_assembly_type,
+        "precision", scale, collation_name, TRUE AS is_nullable, FALSE AS is_user_defined, system_type_id = 240 AS
+        is_assembly_type,
         FALSE AS is_table_type FROM lab.types""",
     "indexes": """SELECT object_id, name, index_id, type, CASE type WHEN 0 THEN 'HEAP' WHEN 1 THEN 'CLUSTERED'
         ELSE 'NONCLUSTERED' END AS type_desc, is_unique, CAST(1 AS INTEGER) AS data_space_id, FALSE AS ignore_dup_key,
