@@ -144,7 +144,7 @@ class Demo:
                 f"{target.warehouse}: {target.table}",
                 str(len(warehouse.columns)),
                 f"{warehouse.rows:,}" if equal else f"{source.rows:,} ≠ {warehouse.rows:,}",
-                warehouse.digest[:12] if equal else f"{source.digest[:12]} ≠ {warehouse.digest[:12]}",
+                warehouse.digest[-12:] if equal else f"{source.digest[-12:]} ≠ {warehouse.digest[-12:]}",
                 "[green]equal[/green]" if equal else "[red]DIFFERENT[/red]",
             )
         self._console.print(table)
