@@ -226,8 +226,8 @@ def _convert_sql(expr: Expr, target: SqlType, style: int | None, cast: str) -> t
     name = target.name
     if expr.kind == "sql_variant":
         style = 1 if name in BINARY else style
-        # without substr, DuckDB 2.0 moves the cast of a struct's field out of CASE and into the scan, where it fails for
-        # rows of another base type
+        # without substr, DuckDB 2.0 moves the cast of a struct's field out of CASE and into the scan, where it fails
+        # for rows of another base type
         expr = Expr(f"substr(({expr.sql}).value, 1)", SqlType("nvarchar", length=-1))
     if name in CHARACTER:
         return _to_character(expr, target, style)
