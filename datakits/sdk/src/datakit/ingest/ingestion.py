@@ -47,7 +47,8 @@ from datakit.warehouses import Load, Warehouse
 
 _LOG = logging.getLogger("datakit.ingest")
 
-_QUEUE_BYTES: Final = 32 * 1024 * 1024
+# 32 MiB were no faster: the reader is the slower side, so the queue is empty most of the time
+_QUEUE_BYTES: Final = 8 * 1024 * 1024
 _DEFAULT_PARALLEL: Final = 2
 _SLICE_TRIES: Final = 3
 _SECONDS_BEFORE_RETRY: Final = 2.0

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from datakit.errors import UnknownName
@@ -103,12 +104,13 @@ class Warehouse(Protocol):
         """Close every connection. May be called twice."""
 
 
-def open_warehouse(type_: str, connection: Mapping[str, Any], *, where: str) -> Warehouse:
+def open_warehouse(type_: str, connection: Mapping[str, Any], *, where: str, base: Path | None = None) -> Warehouse:
     """Open the warehouse of that type.
 
     :param type_: name of an entry point in ``datakit.warehouses``.
     :param connection: its section of the environment, which the adapter validates.
     :param where: the file and key that ``connection`` comes from, for errors.
+    :param base: folder that relative paths in ``connection`` start at, the tree's root; None is the working directory.
     :raises UnknownName: no adapter has that name.
     :raises InvalidFile: the section has an unknown key or lacks one.
     :raises DriverMissing: the adapter's driver is not installed.
@@ -116,5 +118,5 @@ def open_warehouse(type_: str, connection: Mapping[str, Any], *, where: str) -> 
     adapters = {point.name: point for point in entry_points(group="datakit.warehouses")}
     if type_ not in adapters:
         raise UnknownName.of("warehouse type", type_, adapters, where=where)
-    warehouse: Warehouse = adapters[type_].load()(connection, where=where)
+    warehouse: Warehouse = adapters[type_].load()(connection, where=where, base=base or Path())
     return warehouse

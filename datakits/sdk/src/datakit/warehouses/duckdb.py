@@ -24,7 +24,7 @@ class DuckDBConnection(Model):
         Field(
             min_length=1,
             description="The database file, created if missing; its folder is not. ~ is expanded; "
-            "a relative path starts at the working directory",
+            "a relative path starts at the root of the tree",
         ),
     ]
     memory_limit: Annotated[
@@ -34,16 +34,24 @@ class DuckDBConnection(Model):
             description="How much memory DuckDB may use before it spills to disk; the default loads tables of any size",
         ),
     ] = "128MB"
-    threads: Annotated[int | None, Field(gt=0, description="Threads of DuckDB; by default one per processor")] = None
+    threads: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="Threads of DuckDB. The source is slower than one of them; more make merges of large tables "
+            "faster, and take memory",
+        ),
+    ] = 1
 
-    @property
-    def file(self) -> Path:
-        """The database file, absolute."""
-        return Path(self.path).expanduser().absolute()
+    def file(self, base: Path) -> Path:
+        """Return the database file, absolute; a relative path starts at ``base``."""
+        return (base / Path(self.path).expanduser()).absolute()
 
 
-def open_warehouse(connection: Mapping[str, Any], *, where: str) -> Warehouse:
+def open_warehouse(connection: Mapping[str, Any], *, where: str, base: Path) -> Warehouse:
     """Open a DuckDB file as a warehouse. The file is opened at first use.
+
+    :param base: folder that a relative ``path`` starts at.
 
     :raises InvalidFile: the section has an unknown key, lacks ``path``, or the file's folder does not exist.
     :raises DriverMissing: duckdb is not installed.
@@ -53,4 +61,4 @@ def open_warehouse(connection: Mapping[str, Any], *, where: str) -> Warehouse:
         from datakit.warehouses._duckdb.warehouse import DuckDBWarehouse
     except ImportError as error:
         raise DriverMissing.of("DuckDB", "duckdb", error) from None
-    return DuckDBWarehouse(settings.file, settings.memory_limit, settings.threads, where=where)
+    return DuckDBWarehouse(settings.file(base), settings.memory_limit, settings.threads, where=where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -63,13 +64,17 @@ class PostgresConnection(Model):
         return self
 
 
-def open_warehouse(connection: Mapping[str, Any], *, where: str) -> Warehouse:
+def open_warehouse(connection: Mapping[str, Any], *, where: str, base: Path) -> Warehouse:
     """Open a PostgreSQL database as a warehouse. It is connected to at first use.
+
+    :param base: folder that a relative ``sslrootcert`` starts at.
 
     :raises InvalidFile: the section has an unknown key, lacks one, or contradicts itself.
     :raises DriverMissing: psycopg or pgpq is not installed.
     """
     settings = yaml.validate(connection, PostgresConnection, where)
+    if settings.sslrootcert not in {None, "system"}:
+        settings = settings.model_copy(update={"sslrootcert": str((base / str(settings.sslrootcert)).absolute())})
     try:
         from datakit.warehouses._postgres.warehouse import PostgresWarehouse
     except ImportError as error:

@@ -43,7 +43,7 @@ def lock_of(name: str) -> threading.Lock:
 class Database:
     """The file and its settings; thread-safe."""
 
-    def __init__(self, file: Path, memory_limit: str, threads: int | None, *, where: str) -> None:
+    def __init__(self, file: Path, memory_limit: str, threads: int, *, where: str) -> None:
         if not file.parent.is_dir():
             raise InvalidFile(
                 f"the folder of the DuckDB file does not exist: {file.parent}",
@@ -54,15 +54,14 @@ class Database:
         self.file = file
         self._settings: dict[str, str | int | bool] = {
             "memory_limit": memory_limit,
-            # rows of one load have no order of their own; keeping one costs memory and one of the two threads
+            "threads": threads,
+            # rows of one load have no order of their own; keeping one costs memory
             "preserve_insertion_order": False,
             # a table that is missing must be an error, never a Python variable of the same name
             "python_enable_replacements": False,
             # a load may not fetch code over the network
             "autoinstall_known_extensions": False,
         }
-        if threads is not None:
-            self._settings["threads"] = threads
         self._guard = threading.Lock()
         self._connection: duckdb.DuckDBPyConnection | None = None
         # catalog changes of two transactions conflict in DuckDB, so those of this process take turns

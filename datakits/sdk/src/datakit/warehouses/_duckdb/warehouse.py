@@ -26,7 +26,7 @@ from datakit.warehouses._ledger import Execute, Ledger
 class DuckDBWarehouse:
     """See :class:`datakit.warehouses.Warehouse`."""
 
-    def __init__(self, file: Path, memory_limit: str, threads: int | None, *, where: str) -> None:
+    def __init__(self, file: Path, memory_limit: str, threads: int, *, where: str) -> None:
         self._database = Database(file, memory_limit, threads, where=where)
 
     # what there is
