@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ from datakit_lab.state import LabState
 _ROOT: Final = Path.cwd()
 _STATE: Final = LabState(_ROOT / ".lab")
 _MARKETING: Final = _STATE.directory / "marketing.duckdb"
-_NOTHING_TO_DO: Final = 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,10 @@ class Demo:
     def load(self, title: str) -> list[dict[str, Any]]:
         """Run every dataset of both warehouses; return the run reports."""
         self._title(title)
-        return [report for target in _TARGETS if (report := self._run(target)) is not None]
+        reports: list[dict[str, Any]] = []
+        for warehouse in ("finance", "marketing"):
+            reports += json.loads(self._command("datakit", "run", "--warehouse", warehouse, "--json", shows=False))
+        return reports
 
     def let_the_source_live(self) -> None:
         """December arrives, delays are corrected, a column is added."""
@@ -93,12 +94,11 @@ class Demo:
         for column in ("rows", "seconds", "rows/s"):
             table.add_column(column, justify="right")
         for report in reports:
-            nothing = report["status"] == "nothing"
             table.add_row(
                 report["dataset"],
                 report["warehouse"],
                 report["table"],
-                "nothing new" if nothing else report["mode"],
+                report["mode"],
                 report["datakit"],
                 report["source_datakit"],
                 f"{report['rows_written']:,}",
@@ -164,20 +164,11 @@ class Demo:
             "    . .venv/bin/activate\n"
             '    eval "$(datakit-lab env)" && export DATAKIT_ENVIRONMENT=local\n'
             "    datakit preview airline.flights\n"
-            "    datakit run --dataset airline.planes --warehouse finance\n"
+            "    datakit run --warehouse finance\n"
             "    datakit doctor\n"
             "    datakit-lab status\n\n"
             "and when you have seen enough: datakit-lab down"
         )
-
-    def _run(self, target: _Target) -> dict[str, Any] | None:
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder, "report.json")
-            environment = self._environment | {"DATAKIT_REPORT": str(report)}
-            command = ("datakit", "run", "--dataset", target.dataset, "--warehouse", target.warehouse)
-            self._command(*command, environment=environment, accept=(0, _NOTHING_TO_DO))
-            result: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-            return result
 
     def _port(self, service: str) -> int:
         record = _STATE.read()
@@ -185,14 +176,16 @@ class Demo:
             raise SystemExit("the lab went away; its logs are in .lab/logs")
         return record.services[service].port
 
-    def _command(
-        self, *command: str, environment: dict[str, str] | None = None, accept: tuple[int, ...] = (0,)
-    ) -> None:
+    def _command(self, *command: str, shows: bool = True) -> str:
+        """Run a command as a person would; return what it prints, unless that is for the person."""
         self._console.print(f"[bold cyan]$ {' '.join(command)}[/bold cyan]", highlight=False)
-        code = subprocess.run(command, env=environment or self._environment, check=False).returncode
-        if code not in accept:
-            self._say(f"`{' '.join(command)}` ended with {code}")
-            raise SystemExit(code)
+        done = subprocess.run(
+            command, env=self._environment, stdout=None if shows else subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode:
+            self._say(f"`{' '.join(command)}` ended with {done.returncode}")
+            raise SystemExit(done.returncode)
+        return done.stdout or ""
 
     def _title(self, text: str) -> None:
         self._console.print()

@@ -112,11 +112,28 @@ def test_the_same_run_again_loads_nothing(tree: Tree, datakit: Any) -> None:
     assert (0, True) == (again.code, "run r1 is loaded already, 100 rows" in again.out)
 
 
+def test_without_a_dataset_a_run_loads_every_dataset_of_the_warehouse(tree: Tree, datakit: Any) -> None:
+    result = datakit("run", "--warehouse", "finance", "--environment", "local", "--json")
+    assert 0 == result.code, result.err
+    reports = json.loads(result.out)
+    assert ["airline.flights", "airline.planes"] == [report["dataset"] for report in reports]
+    assert 1 == len({report["run_id"] for report in reports})
+
+
+def test_one_dataset_that_fails_does_not_keep_the_others_from_loading(tree: Tree, datakit: Any) -> None:
+    (tree.data / "flights.arrow").unlink()
+    result = datakit("run", "--warehouse", "finance", "--environment", "local")
+    assert 77 == result.code
+    assert "error flights" in result.err
+    assert "airline.planes → finance" in result.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("--dataset", "airline.flights"), "no warehouse is given"),
-        (("--warehouse", "finance"), "no dataset is given"),
+        (("--warehouse", "finance", "--slice", "plan", "--run-id", "r1"), "no dataset is given"),
+        (("--warehouse", "finance", "--report", "report.json"), "no dataset is given"),
         ((*FLIGHTS, "--slice", "1/2"), "needs a run id"),
         ((*FLIGHTS[2:], "--dataset", "airline.fligths"), "did you mean 'airline.flights'?"),
         (("--dataset", "airline.flights", "--warehouse", "finanse", "-e", "local"), "did you mean 'finance'?"),

@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datakit.cli._options import Environment, Json, complete_dataset, complete_warehouse
-from datakit.cli._output import out, wants_json
-from datakit.errors import ConfigurationError, InvalidFile, UnsupportedProtocol
+from datakit.cli._output import out, print_json, show_error, wants_json
+from datakit.errors import (
+    ConfigurationError,
+    DatakitError,
+    Interrupted,
+    InvalidFile,
+    NothingToDo,
+    UnsupportedProtocol,
+)
 
 if TYPE_CHECKING:
     from datakit.model.run import RunReport, RunRequest
@@ -24,7 +31,11 @@ if TYPE_CHECKING:
 def run(
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="CONNECTION.DATASET", autocompletion=complete_dataset, help="What to load."),
+        typer.Option(
+            metavar="CONNECTION.DATASET",
+            autocompletion=complete_dataset,
+            help="What to load; none loads every dataset of the warehouse.",
+        ),
     ] = None,
     warehouse: Annotated[
         str | None, typer.Option(metavar="NAME", autocompletion=complete_warehouse, help="Where to load it.")
@@ -56,26 +67,65 @@ def run(
     ] = None,
     json_: Json = False,  # noqa: ARG001  # known from the arguments before they are parsed
 ) -> None:
-    """Load one dataset into one warehouse, and leave a run report.
+    """Load one dataset into one warehouse, and leave a run report; without --dataset, each one the warehouse takes.
 
     Options win over the JSON document of the run protocol in the environment variable DATAKIT_RUN.
     """
-    request = _request(
-        {
-            "dataset": dataset,
-            "warehouse": warehouse,
-            "environment": environment,
-            "full": full or None,
-            "slice": slice_,
-            "parallel": parallel,
-            "run_id": run_id,
-        }
-    )
+    options = {
+        "dataset": dataset,
+        "warehouse": warehouse,
+        "environment": environment,
+        "full": full or None,
+        "slice": slice_,
+        "parallel": parallel,
+        "run_id": run_id,
+    }
     _log_to_stderr()
+    from datakit.ingest import run as run_dataset
+    from datakit.ingest.report import default_report_path
+    from datakit.model.project import Project
+
+    # Whoever wants a run report, or gives a document, is an orchestrator, and its runs have one dataset.
+    by_hand = not (os.environ.get("DATAKIT_RUN") or report or default_report_path())
+    if by_hand and warehouse and not dataset and not slice_:
+        raise typer.Exit(_run_all(warehouse, options))
+    request = _request(options)
+    _show(run_dataset(request, Project.find(), report_path=report))
+
+
+def _run_all(warehouse: str, options: dict[str, Any]) -> int:
+    """Load every dataset of a warehouse, one after the other; one that fails does not keep the others from loading.
+
+    :returns: the exit code of the first failure, else 99 if none had anything to load, else 0.
+    """
     from datakit.ingest import run as run_dataset
     from datakit.model.project import Project
 
-    _show(run_dataset(request, Project.find(), report_path=report))
+    project = Project.find()
+    run_id = options["run_id"] or _new_run_id()
+    reports: list[RunReport] = []
+    errors: list[DatakitError] = []
+    for ingest in project.warehouse(warehouse).ingest:
+        for dataset in ingest.datasets:
+            request = _request({**options, "dataset": dataset, "run_id": run_id})
+            try:
+                reports.append(run_dataset(request, project))
+            except Interrupted:
+                raise
+            except DatakitError as error:
+                errors.append(error)
+                show_error(error)
+                continue
+            if not wants_json():
+                _show(reports[-1])
+    if wants_json():
+        print_json([report.model_dump(mode="json") for report in reports])
+    failures = [error.exit_code for error in errors if not isinstance(error, NothingToDo)]
+    return failures[0] if failures else NothingToDo.exit_code if errors and not reports else 0
+
+
+def _new_run_id() -> str:
+    return f"manual-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def _request(options: dict[str, Any]) -> RunRequest:
@@ -90,7 +140,7 @@ def _request(options: dict[str, Any]) -> RunRequest:
     given = {name: value for name, value in options.items() if value is not None}
     document = os.environ.get("DATAKIT_RUN")
     request = {**(_read_document(document) if document else {}), **given}
-    for name in ("dataset", "warehouse"):
+    for name in ("warehouse", "dataset"):
         if not request.get(name):
             raise ConfigurationError(
                 f"no {name} is given",
@@ -105,7 +155,7 @@ def _request(options: dict[str, Any]) -> RunRequest:
                 cause="every step of the load has to name the same run, or the steps do not find each other",
                 fix="add --run-id ID, the same for plan, every slice and commit",
             )
-        request["run_id"] = f"manual-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        request["run_id"] = _new_run_id()
     return validate(request, RunRequest, "DATAKIT_RUN" if document else "datakit run")
 
 

@@ -18,7 +18,7 @@ class Secret(Generic[_T]):
     __slots__ = ("__value",)
 
     def __init__(self, value: _T) -> None:
-        self.__value = value
+        self.__value: _T = value
 
     def reveal(self) -> _T:
         """Return the value, for the one call that needs it."""

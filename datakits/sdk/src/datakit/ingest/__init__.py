@@ -69,5 +69,6 @@ def _execute(request: RunRequest, project: Project, draft: ReportDraft, progress
         )
 
     interrupts = Interrupts()
-    with closing(open_warehouse(config.type, connection, where=connection_where)) as warehouse, interrupts.handled():
+    warehouse = open_warehouse(config.type, connection, where=connection_where, base=project.root)
+    with closing(warehouse), interrupts.handled():
         return Ingestion(settings, connect, warehouse, progress, draft, interrupts).execute()

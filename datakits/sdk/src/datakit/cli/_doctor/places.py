@@ -60,7 +60,7 @@ def examine_warehouses(project: Project, environment: Environment) -> Iterator[F
         subject = f"settings of {config.connection}"
         section, where = project.warehouse_connection(environment, config)
         try:
-            open_warehouse(config.type, section, where=where).close()
+            open_warehouse(config.type, section, where=where, base=project.root).close()
         except DatakitError as error:
             yield Finding.of(subject, error)
         else:
