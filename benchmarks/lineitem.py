@@ -38,7 +38,7 @@ COLUMNS: Final[dict[str, str]] = {
 }
 """Column → T-SQL type; all are NOT NULL."""
 
-_PARTS_PER_SCALE: Final = 6  # so that a part of scale 1 has 1,000,030 rows
+_PARTS: Final = 5  # one of them has 1.2 million rows at scale 1
 _BATCH_ROWS: Final = 65_536
 
 
@@ -49,14 +49,14 @@ def parquet(rows: int) -> Path:
     """
     scale = 1 if rows <= 1_000_000 else 10
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "datakit-lab"
-    kept = cache / f"lineitem-sf{scale}.1.parquet"
+    kept = cache / f"lineitem-sf{scale}-1of{_PARTS}.parquet"
     if kept.exists():
         return kept
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         program = shutil.which("tpchgen-cli") or str(Path(sys.executable).with_name("tpchgen-cli"))
         command = [program, "parquet", "-s", str(scale), "--tables=lineitem", f"--output-dir={scratch}"]
-        parts = [f"--parts={_PARTS_PER_SCALE}", "--part=1"]
+        parts = [f"--parts={_PARTS}", "--part=1"]
         subprocess.run([*command, *parts], check=True, stdout=subprocess.DEVNULL)
         (made,) = Path(scratch).rglob("*.parquet")
         made.replace(kept)
