@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datakit_lab.certificates import ServerCertificate, issue_certificate
 from datakit_lab.sqlserver.child import SqlServerProcess
-from datakit_lab.sqlserver.tls import Tls, TlsMode, make_certificate
+from datakit_lab.sqlserver.tls import Tls, TlsMode
 
 from .tables_backend import PASSWORD
 
@@ -82,10 +83,10 @@ def clients(server: SqlServerProcess) -> Iterator[Clients]:
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"), ("localhost", "127.0.0.1"))
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> ServerCertificate:
+    return issue_certificate(tmp_path_factory.mktemp("tls"), ("localhost", "127.0.0.1"))
 
 
 @pytest.fixture
-def tls(certificate: tuple[Path, Path]) -> Any:
-    return lambda mode: Tls(TlsMode(mode), *certificate)
+def tls(certificate: ServerCertificate) -> Any:
+    return lambda mode: Tls(TlsMode(mode), certificate.certificate, certificate.key)

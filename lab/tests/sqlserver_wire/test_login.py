@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datakit_lab.certificates import ServerCertificate
 from datakit_lab.kdc import Kdc
 from datakit_lab.network import own_names
 from datakit_lab.sqlserver.child import SqlServerProcess
@@ -61,9 +62,9 @@ def test_tsql_logs_in_and_reads(clients: Clients) -> None:
     [("off", "no"), ("on", "no"), ("on", "yes"), ("required", "no"), ("required", "yes"), ("on", "strict")],
 )
 def test_the_odbc_driver_connects_encrypted_as_agreed(
-    mode: str, wish: str, tls: MakeTls, certificate: tuple[Path, Path]
+    mode: str, wish: str, tls: MakeTls, certificate: ServerCertificate
 ) -> None:
-    trust = f"ServerCertificate={certificate[0]};" if wish == "strict" else "TrustServerCertificate=yes;"
+    trust = f"ServerCertificate={certificate.certificate};" if wish == "strict" else "TrustServerCertificate=yes;"
     with (
         SqlServerProcess(FACTORY, tls=tls(mode)) as server,
         Clients(server.port).odbc(f"Encrypt={wish};{trust}") as connection,
@@ -87,7 +88,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(tls: MakeTls) -> None:
         pass
 
 
-def test_a_certificate_of_a_trusted_authority_is_accepted(tls: MakeTls, certificate: tuple[Path, Path]) -> None:
+def test_a_certificate_of_a_trusted_authority_is_accepted(tls: MakeTls, certificate: ServerCertificate) -> None:
     code = """
 import sys, mssql_python
 connection = mssql_python.connect(sys.argv[1])
@@ -98,7 +99,7 @@ print(cursor.fetchone()[0])
     with SqlServerProcess(FACTORY, tls=tls("on")) as server:
         password = PASSWORD.replace("}", "}}")
         text = f"Server=tcp:localhost,{server.port};Database=db;UID=sa;PWD={{{password}}};Encrypt=yes;"
-        trusting = {**os.environ, "SSL_CERT_FILE": str(certificate[0].parent / "ca.pem")}
+        trusting = {**os.environ, "SSL_CERT_FILE": str(certificate.authority)}
         done = subprocess.run(
             [sys.executable, "-c", code, text], env=trusting, capture_output=True, text=True, timeout=60
         )
@@ -155,11 +156,11 @@ class Realm:
 
 
 @pytest.fixture(scope="module")
-def realm(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]) -> Iterator[Realm]:
+def realm(tmp_path_factory: pytest.TempPathFactory, certificate: ServerCertificate) -> Iterator[Realm]:
     from datakit_lab.sqlserver.tls import TlsMode
 
     with Kdc() as kdc:
-        made = Realm(kdc, tmp_path_factory.mktemp("realm"), Tls(TlsMode.ON, *certificate))
+        made = Realm(kdc, tmp_path_factory.mktemp("realm"), Tls(TlsMode.ON, certificate.certificate, certificate.key))
         try:
             yield made
         finally:

@@ -28,7 +28,7 @@ from datakit_lab.sqlserver.faults import Fault, Faults
 from datakit_lab.sqlserver.packets import Buffer
 from datakit_lab.sqlserver.prepared import PreparedResults, RowRange
 from datakit_lab.sqlserver.tokens import SELECT_COMMAND, Done, DoneStatus
-from datakit_lab.sqlserver.typeinfo import canonical, type_info, user_type
+from datakit_lab.sqlserver.typeinfo import b_varchar, canonical, type_info, user_type
 
 _ALIAS = re.compile(r"\bAS\s+(?:\[((?:[^\]]|\]\])+)\]|(\w+))", re.IGNORECASE)
 _NULL_BITMAPS_SINCE = 0x730B0003
@@ -196,7 +196,7 @@ def return_value(ordinal: int, value: ReturnValue) -> bytes:
     return (
         b"\xac"
         + ordinal.to_bytes(2, "little")
-        + tokens.b_varchar(name)
+        + b_varchar(name)
         + b"\x01"
         + user_type(sql_type).to_bytes(4, "little")
         + b"\x00\x00"

@@ -18,12 +18,12 @@ class Acceptor:
 
     def __init__(self, keytab: Path) -> None:
         import gssapi
-        import gssapi.exceptions
+        from gssapi.raw.misc import GSSError
 
         try:
             # A laptop's double needs no replay cache, and a shared one in /var/tmp makes parallel tests wait.
             credentials = gssapi.Credentials(usage="accept", store={"keytab": f"FILE:{keytab}", "rcache": "none:"})
-        except gssapi.exceptions.GSSError as reason:
+        except GSSError as reason:
             raise KerberosRefused(f"no key in {keytab}: {reason}") from reason
         self._context = gssapi.SecurityContext(creds=credentials, usage="accept")
 
@@ -32,7 +32,7 @@ class Acceptor:
 
         :raises KerberosRefused: the token is no Kerberos, or the ticket is not for a key in the keytab.
         """
-        import gssapi.exceptions
+        from gssapi.raw.misc import GSSError
 
         if token.startswith(b"NTLMSSP"):
             raise KerberosRefused("the client fell back to NTLM, which this server does not speak")
@@ -41,6 +41,6 @@ class Acceptor:
             # when there is an error token, gssapi keeps the error itself for the next look at the context
             done = self._context.complete
             principal = str(self._context.initiator_name) if done else None
-        except gssapi.exceptions.GSSError as reason:
+        except GSSError as reason:
             raise KerberosRefused(str(reason)) from reason
         return principal, answer

@@ -87,13 +87,13 @@ class Requests:
             yield from self._error(error, kind)
         except Malformed as reason:
             self.fatal = True
-            error = SqlError(4002, f"The incoming TDS protocol stream is incorrect: {reason}", severity=20)
-            yield from self._error(error, kind)
+            text = f"The incoming TDS protocol stream is incorrect: {reason}"
+            yield from self._error(SqlError(4002, text, severity=20), kind)
         except Dropped:
             raise
         except Exception as reason:  # noqa: BLE001 - a backend's bug must reach the client
-            error = SqlError(50000, f"The double failed: {type(reason).__name__}: {reason}", severity=17)
-            yield from self._error(error, kind)
+            text = f"The double failed: {type(reason).__name__}: {reason}"
+            yield from self._error(SqlError(50000, text, severity=17), kind)
 
     def _dispatch(self, message: Message) -> Iterator[Buffer]:
         if message.kind == Packet.BATCH:
@@ -242,7 +242,7 @@ class Requests:
 
     # -- transactions ----------------------------------------------------------------------------------------------
 
-    def _manage(self, reader: Reader) -> Iterator[bytes]:
+    def _manage(self, reader: Reader) -> Iterator[Buffer]:
         skip_headers(reader)
         kind = reader.number(2)
         if kind == _BEGIN:

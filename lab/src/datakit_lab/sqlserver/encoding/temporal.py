@@ -73,7 +73,8 @@ def _rounded(ticks: Ints, scale: int) -> Ints:
         return ticks
     rounded = (ticks + unit // 2) // unit * unit
     limit = (_MAX_DAY + 1) * TICKS_PER_DAY
-    return np.where(rounded >= limit, limit - unit, rounded)
+    cut: Ints = np.where(rounded >= limit, limit - unit, rounded)
+    return cut
 
 
 def _check_days(days: Ints) -> None:

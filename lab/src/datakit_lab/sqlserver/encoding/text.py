@@ -34,9 +34,10 @@ _TEXT_POINTER = b"\x10" + b"textpointer-0001" + b"\x00" * 8
 def _per_value(counts: Ints, lengths: Ints) -> Ints:
     """Sum a count per byte over each value."""
     ends = np.cumsum(lengths)
-    running = np.zeros(len(counts) + 1, np.int64)
+    running: Ints = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=running[1:])
-    return running[ends] - running[ends - lengths]
+    sums: Ints = running[ends] - running[ends - lengths]
+    return sums
 
 
 def _utf16(data: Bytes, lengths: Ints) -> tuple[Bytes, Ints]:
