@@ -7,16 +7,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import duckdb
 import mssql_python
-import pgpq
-import psycopg
 import pyarrow as pa
 
 from benchmarks.contenders import job as work
 
 _BATCH_ROWS = 65_536
 _POSTGRES_TYPES = {"int64": "bigint", "int32": "integer", "date32[day]": "date", "string": "text"}
+
+
+def main() -> None:
+    """Import what the target needs, then load."""
+    job = work.read()
+    if job.target == "duckdb":
+        import duckdb  # noqa: F401
+    else:
+        import pgpq  # noqa: F401
+        import psycopg  # noqa: F401
+    work.timed(lambda: load(job))
 
 
 def load(job: work.Job) -> int:
@@ -29,6 +37,8 @@ def load(job: work.Job) -> int:
 
 
 def _into_duckdb(job: work.Job, reader: Any) -> int:
+    import duckdb
+
     assert job.duckdb_file
     with duckdb.connect(job.duckdb_file) as target:
         stream = pa.RecordBatchReader.from_stream(reader)
@@ -40,6 +50,9 @@ def _into_duckdb(job: work.Job, reader: Any) -> int:
 
 
 def _into_postgres(job: work.Job, reader: Any) -> int:
+    import pgpq
+    import psycopg
+
     assert job.postgres
     schema = pa.schema([_plain(field) for field in reader.schema])
     columns = ", ".join(
@@ -66,4 +79,4 @@ def _plain(field: pa.Field) -> pa.Field:
 
 
 if __name__ == "__main__":
-    work.run(load)
+    main()

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
+from typing import Final
 
-import duckdb  # noqa: F401
-import mssql_python  # noqa: F401
-import pgpq  # noqa: F401
-import psycopg  # noqa: F401
-import pyarrow  # noqa: F401
 from datakit.ingest import run
 from datakit.model import yaml
 from datakit.model.project import Project
 from datakit.model.run import RunRequest
 from datakit.sources import open_source
-from datakit.sources.sqlserver import open_source as _sqlserver  # noqa: F401
-from datakit.warehouses.duckdb import open_warehouse as _duckdb  # noqa: F401
-from datakit.warehouses.postgres import open_warehouse as _postgres  # noqa: F401
 
 from benchmarks.contenders import job as work
+
+_USED_LATER: Final = {
+    target: ("mssql_python", "pyarrow.compute", "datakit.sources.sqlserver", *adapter)
+    for target, adapter in {
+        "duckdb": ("duckdb", "datakit.warehouses.duckdb", "datakit.warehouses._duckdb.warehouse"),
+        "postgres": ("pgpq", "psycopg", "datakit.warehouses.postgres", "datakit.warehouses._postgres.warehouse"),
+    }.items()
+}
+"""What the engine imports at first use; imported before the clock runs, as with everybody else."""
 
 _SOURCE = """\
 kind: source
@@ -104,6 +107,8 @@ def _write(path: Path, text: str) -> None:
 def main() -> None:
     """Prepare, then load."""
     job = work.read()
+    for module in _USED_LATER[str(job.target)]:
+        importlib.import_module(module)
     project = prepare(job)
 
     def load() -> int:

@@ -77,7 +77,7 @@ class SqlServerSource:
 
         Slices have equal ranges between the lowest and the highest value of their column.
         """
-        live = self._live(dataset)
+        live = self._known.get(_subject(dataset)) or self._live(dataset)
         window, empty = None, False
         if dataset.cursor is not None:
             with self._lock:
