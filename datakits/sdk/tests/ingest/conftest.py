@@ -82,8 +82,6 @@ class Bench:
             **{name: changes.pop(name) for name in ("full", "slice", "parallel") if name in changes},
         )
         settings = replace(self.settings, request=request, **changes)
-        if request.full:
-            settings = replace(settings, mode=LoadMode.REPLACE)
         draft = ReportDraft(request)
         self.progress = Quiet()
         with closing(self.warehouse()) as warehouse:

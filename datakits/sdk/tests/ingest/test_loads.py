@@ -18,7 +18,7 @@ from datakit.errors import (
     SourceUnavailable,
     WarehouseUnavailable,
 )
-from datakit.model.manifest import Cursor, LoadMode
+from datakit.model.manifest import Cursor, LoadMode, SchemaPolicy
 from datakit.testing.arrow_source import Fault
 
 from .conftest import TABLE, Bench, flights
@@ -268,3 +268,76 @@ def test_a_source_that_stalls_ends_when_another_slice_fails(bench: Bench) -> Non
     thread.start()
     thread.join(timeout=60)
     assert done.is_set(), "a stalled slice must not keep a failed run alive"
+
+
+def test_a_full_append_stays_behind_the_present_too_so_that_no_row_is_lost_or_doubled_after_it(bench: Bench) -> None:
+    bench.source.now = lambda: datetime.fromisoformat("2026-01-01T00:06:30+00:00")
+    bench.run("run-1", mode=LoadMode.APPEND, full=True)
+    assert 91 == len(bench.ids())
+    bench.source.now = lambda: datetime.fromisoformat("2026-01-01T12:00:00+00:00")
+
+    bench.run("run-2", mode=LoadMode.APPEND)
+
+    assert list(range(1, 101)) == bench.ids()
+
+
+def test_an_append_does_not_continue_from_a_merge(bench: Bench) -> None:
+    bench.run("run-1")
+    with pytest.raises(InvalidCursor, match="the last load merged"):
+        bench.run("run-2", mode=LoadMode.APPEND)
+
+    bench.run("run-3", mode=LoadMode.APPEND, full=True)
+    with pytest.raises(NothingToDo):
+        bench.run("run-4", mode=LoadMode.APPEND)
+
+
+def test_a_retry_whose_last_slice_is_empty_commits_what_an_earlier_try_staged(bench: Bench) -> None:
+    bench.run("run-1")
+    gap = pa.concat_tables([flights(1, start=200, minute=9), flights(1, start=600, minute=9)])
+    bench.source.tables["ops.Flights"] = pa.concat_tables([flights(100), gap])
+    bench.source.inject("ops.Flights", Fault(error=SourceUnavailable("dropped"), slice_index=3, times=3))
+    with pytest.raises(SourceUnavailable):
+        bench.run("run-2", parallel=4)
+
+    assert "loaded" == bench.run("run-2", parallel=4).status
+    assert {200, 600} <= set(bench.ids())
+
+
+def test_more_workers_than_slices_have_nothing_to_do_and_harm_nothing(bench: Bench) -> None:
+    bench.source.tables["ops.Flights"] = flights(2)
+    for index in (1, 2, 3, 4):
+        assert "staged" == bench.run("run-1", slice=f"{index}/4").status
+
+    assert ("loaded", 2) == (bench.run("run-1", slice="commit").status, len(bench.ids()))
+
+
+def test_the_commit_of_slices_that_found_nothing_new_finds_nothing_either(bench: Bench) -> None:
+    bench.run("run-1", mode=LoadMode.APPEND)
+    for step in ("plan", "1/2", "2/2", "commit"):
+        with pytest.raises(NothingToDo):
+            bench.run("run-2", mode=LoadMode.APPEND, slice=step)
+
+
+def test_a_row_hash_that_is_asked_for_later_comes_under_any_policy(bench: Bench) -> None:
+    bench.run("run-1")
+    bench.run("run-2", row_hash=True, schema_changes=SchemaPolicy.FREEZE)
+    assert [(100,)] == bench.query("SELECT count(_dk_row_hash) FROM bronze.flights")
+
+
+def test_a_row_hash_follows_its_row_also_when_it_is_no_longer_asked_for(bench: Bench) -> None:
+    bench.run("run-1", row_hash=True)
+    before = dict(bench.query("SELECT flight_id, _dk_row_hash FROM bronze.flights"))
+    bench.source.tables["ops.Flights"] = flights(100, delay=6)
+
+    bench.run("run-2", row_hash=False)
+
+    after = dict(bench.query("SELECT flight_id, _dk_row_hash FROM bronze.flights"))
+    assert not set(before.values()) & set(after.values()), "a hash must not outlive the values it was made of"
+
+
+def test_a_warehouse_that_always_replaces_asks_nothing_of_the_cursor(bench: Bench) -> None:
+    bench.run("run-1", mode=LoadMode.REPLACE, dataset=bench.settings.dataset.model_copy(update={"cursor": None}))
+    with pytest.raises(InvalidCursor, match="continued from no cursor"):
+        bench.run("run-2")
+    assert "loaded" == bench.run("run-3", full=True).status
+    assert "loaded" == bench.run("run-4").status

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from datakit.errors import ContractError, ContractMismatch, SchemaChangeRefused
+from datakit.ingest.bronze import METADATA_PREFIX
 from datakit.model.contract import Change, ChangeKind, Column, Contract, diff_contracts
 from datakit.model.load import TableState
 from datakit.model.manifest import SchemaPolicy
@@ -92,6 +93,9 @@ def fit_table(
         if change is None:
             # A table that is wider than the source (after a narrowing, or by hand) keeps its type; values are widened.
             kept.append(column.model_copy(update={"type": old.type}) if old else column)
+        elif column.name.startswith(METADATA_PREFIX):  # ours, not the source's: no policy about the source applies
+            add.append(column)
+            kept.append(column)
         elif change.kind not in _TAKEN[policy]:
             refused.append(change)
         elif policy is SchemaPolicy.FREEZE:

@@ -30,7 +30,7 @@ from datakit.errors import (
     SourceUnavailable,
     WarehouseUnavailable,
 )
-from datakit.ingest.bronze import BronzeStep, bronze_columns, constants, warehouse_names
+from datakit.ingest.bronze import ROW_HASH, BronzeStep, bronze_columns, constants, warehouse_names
 from datakit.ingest.evolution import agree, fit_table
 from datakit.ingest.interrupts import Interrupts
 from datakit.ingest.pipeline import Cancellation, SliceCancelledError, SliceCounts, load_slice
@@ -39,7 +39,7 @@ from datakit.ingest.report import ReportDraft
 from datakit.ingest.row_hash import RowHasher
 from datakit.ingest.settings import Settings
 from datakit.model.contract import Contract
-from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice
+from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableState
 from datakit.model.manifest import LoadMode
 from datakit.model.run import CursorReport
 from datakit.sources import Source
@@ -138,7 +138,8 @@ class Ingestion:
             plan = self._remember(self._propose(prepared, self._slice_count()))
         try:
             counts = self._stage(plan.slices, prepared, plan)
-            if counts and not any(count.rows_read for count in counts) and self._is_incremental(plan):
+            read_all = len(counts) == len(plan.slices)  # else an earlier try has staged some, perhaps with rows
+            if read_all and not any(count.rows_read for count in counts) and self._is_incremental(plan):
                 raise _nothing_new(self._request.dataset, plan)
             self._commit(prepared, plan)
         except DatakitError as error:
@@ -159,25 +160,28 @@ class Ingestion:
         prepared = self._prepare()
         plan = self._warehouse.stored_plan(*self._where) or self._remember(self._propose(prepared, count))
         self._check_shared(plan, prepared)
-        if len(plan.slices) != count:
+        if count < len(plan.slices):
             raise ConfigurationError(
                 f"this run was planned in {len(plan.slices)} slices, not {count}",
                 subject=self._request.run_id,
-                fix=f"use --slice {min(index, len(plan.slices))}/{len(plan.slices)}, or start a run with another id",
+                fix=f"use --slice {index}/{len(plan.slices)}, or start a run with another id",
             )
+        if index > len(plan.slices):
+            return "staged"  # a short window gives fewer slices than workers, and this one has nothing to do
         self._stage((plan.slices[index - 1],), prepared, plan)
         return "staged"
 
     def _commit_slices(self) -> str:
         plan = self._warehouse.stored_plan(*self._where)
+        prepared = self._prepare()
         if plan is None:
+            self._propose(prepared, None)  # raises NothingToDo where the slices have found nothing either
             raise ConfigurationError(
                 "there is nothing to commit: this run has no plan in the warehouse",
                 subject=self._request.run_id,
                 cause="no slice of it was ever started, or it was discarded",
                 fix="run its slices first: --slice 1/N … N/N, with the same run id",
             )
-        prepared = self._prepare()
         self._check_shared(plan, prepared)
         self._commit(prepared, plan)
         return "loaded"
@@ -186,16 +190,17 @@ class Ingestion:
         settings = self._settings
         live = self._source.describe(self._request.dataset, settings.dataset)
         contract, drift = agree(settings.contract, live, settings.schema_changes)
-        table = self._warehouse.inspect(settings.table)
+        existing = self._warehouse.inspect(settings.table)
+        table = None if self._request.full else existing
         last = self._warehouse.last_load(self._request.dataset, settings.table)
 
         names = warehouse_names(
             (column.name for column in contract.columns), settings.naming, subject=self._request.dataset
         )
         changes = fit_table(
-            bronze_columns(contract, names, row_hash=settings.row_hash),
+            bronze_columns(contract, names, row_hash=settings.row_hash or _has_row_hash(table)),
             tuple(names[column] for column in contract.key),
-            None if self._request.full else table,
+            table,
             settings.schema_changes,
             subject=f"{self._request.warehouse}: {settings.table}",
         )
@@ -212,7 +217,7 @@ class Ingestion:
             dataset=self._request.dataset,
             datakit=settings.datakit,
             table=settings.table,
-            mode=settings.mode,
+            mode=settings.landing,
             columns=changes.columns,
             constants=constants(
                 loaded_at=datetime.now(UTC),
@@ -231,14 +236,21 @@ class Ingestion:
             step=BronzeStep(contract, changes.columns),
             request=request,
             since=self._since(last) if table is not None else None,
-            table_exists=table is not None,
-            fingerprint=_fingerprint(request),
+            table_exists=existing is not None,
+            fingerprint=_fingerprint(request, settings),
         )
 
     def _since(self, last: LoadRecord | None) -> str | None:
         cursor = self._settings.dataset.cursor
-        if cursor is None or last is None or self._settings.mode is LoadMode.REPLACE:
+        if cursor is None or last is None:
             return None
+        if self._settings.mode is LoadMode.APPEND and last.mode is LoadMode.MERGE:
+            raise InvalidCursor(
+                "the last load merged, and an append cannot continue from there without loading rows twice",
+                subject=f"{self._request.dataset} in {self._request.warehouse}",
+                cause="mode was changed; a merge reads up to the present, an append stays behind it by the lag",
+                fix="rebuild the table once with `datakit run --full`",
+            )
         if last.cursor_column != cursor.column:
             raise InvalidCursor(
                 f"the last load continued from {last.cursor_column or 'no cursor'}, this one from {cursor.column}",
@@ -334,7 +346,7 @@ class Ingestion:
     def _stage_slice(
         self, slice_: Slice, prepared: _Prepared, request: LoadRequest, plan: ReadPlan, queue_bytes: int
     ) -> SliceCounts | None:
-        hasher = RowHasher(prepared.contract.arrow_schema()) if self._settings.row_hash else None
+        hasher = RowHasher(prepared.contract.arrow_schema()) if ROW_HASH in prepared.step.columns else None
         try:
             for attempt in range(1, _SLICE_TRIES + 1):
                 if self._cancellation.is_set:
@@ -423,7 +435,22 @@ def _nothing_new(dataset: str, plan: ReadPlan) -> NothingToDo:
     return NothingToDo(f"nothing is newer than {since}", subject=dataset)
 
 
-def _fingerprint(request: LoadRequest) -> str:
-    columns = ",".join(f"{column.name}:{column.type}" for column in request.columns)
-    agreed = "|".join((request.datakit, str(request.table), request.mode, ",".join(request.key), columns))
+def _has_row_hash(table: TableState | None) -> bool:
+    """Whether rows of the table have a hash, which must then follow their values for ever."""
+    return table is not None and ROW_HASH.name in {column.name for column in table.metadata}
+
+
+def _fingerprint(request: LoadRequest, settings: Settings) -> str:
+    columns = ",".join(f"{column.name}:{column.type}:{column.nullable}" for column in request.columns)
+    agreed = "|".join(
+        (
+            request.datakit,
+            settings.source_datakit,
+            settings.dataset.model_dump_json(),
+            str(request.table),
+            request.mode,
+            ",".join(request.key),
+            columns,
+        )
+    )
     return hashlib.sha256(agreed.encode()).hexdigest()[:16]

@@ -36,7 +36,7 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Ignore the signals meanwhile.
+        """Ignore the signals meanwhile, and after it if all went well: then there is nothing left to stop.
 
         A commit that is broken off leaves nobody knowing what happened, and one that ends is what the user wanted.
         If it takes longer than the grace period, the kill that follows is safe: the transaction is not committed.
@@ -45,8 +45,9 @@ class Interrupts:
         self._deferred = True
         try:
             yield
-        finally:
+        except BaseException:
             self._deferred = False
+            raise
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self._pending = number

@@ -34,7 +34,7 @@ class ReportDraft:
             table=str(settings.table),
             datakit=settings.datakit,
             source_datakit=settings.source_datakit,
-            mode=settings.mode,
+            mode=settings.landing,
         )
 
     def finish(self, status: str, error: DatakitError | None = None) -> RunReport:

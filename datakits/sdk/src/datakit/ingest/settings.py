@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datakit.errors import InvalidCursor, InvalidKey
+from datakit.errors import InvalidCursor, InvalidKey, NameCollision
 from datakit.model.contract import Contract
 from datakit.model.load import TableName
 from datakit.model.manifest import Dataset, LoadMode, Naming, SchemaPolicy
 from datakit.model.run import RunRequest
+from datakit.model.warehouse import WarehouseConfig
 
 if TYPE_CHECKING:
     from datakit.model.project import Project
@@ -20,7 +21,8 @@ class Settings:
     """Everything that decides a run, as plain values.
 
     :ivar contract: the committed contract, None if there is none yet.
-    :ivar mode: ``replace`` if the request is full, whatever the warehouse says otherwise.
+    :ivar dataset: without its cursor where the warehouse always replaces: what never continues needs no window.
+    :ivar mode: as configured; decides what is read. How rows land is :attr:`landing`.
     :ivar datakit: the bronze datakit, NAME@VERSION; ``source_datakit`` likewise.
     """
 
@@ -35,6 +37,11 @@ class Settings:
     datakit: str
     source_datakit: str
 
+    @property
+    def landing(self) -> LoadMode:
+        """How rows reach the table: a full run replaces it, whatever the mode."""
+        return LoadMode.REPLACE if self.request.full else self.mode
+
     @classmethod
     def resolve(cls, request: RunRequest, project: Project) -> Settings:
         """Look up everything that the request names.
@@ -45,19 +52,35 @@ class Settings:
         _, name, dataset, contract = project.dataset(request.dataset)
         defaults = bronze.manifest
         mode = ingest.mode or defaults.mode
+        table = TableName(ingest.table_schema or config.table_schema, name)
         _check_mode(mode, dataset, contract, request)
+        _check_table(config, table, request.dataset)
+        if mode is LoadMode.REPLACE:
+            dataset = dataset.model_copy(update={"cursor": None})
         return cls(
             request=request,
             dataset=dataset,
             contract=contract,
-            table=TableName(ingest.table_schema or config.table_schema, name),
-            mode=LoadMode.REPLACE if request.full else mode,
+            table=table,
+            mode=mode,
             naming=ingest.naming or defaults.naming,
             row_hash=defaults.row_hash if ingest.row_hash is None else ingest.row_hash,
             schema_changes=ingest.schema_changes or defaults.schema_changes,
             datakit=f"{defaults.name}@{defaults.version}",
             source_datakit=f"{source.manifest.name}@{source.manifest.version}",
         )
+
+
+def _check_table(config: WarehouseConfig, table: TableName, reference: str) -> None:
+    for ingest in config.ingest:
+        for other in ingest.datasets:
+            landing = TableName(ingest.table_schema or config.table_schema, other.partition(".")[2])
+            if landing == table and other != reference:
+                raise NameCollision(
+                    f"{reference} and {other} would land in one table, {table}",
+                    subject=f"warehouse {config.name}",
+                    fix="give one of them another schema in warehouse.yaml",
+                )
 
 
 def _check_mode(mode: LoadMode, dataset: Dataset, contract: Contract | None, request: RunRequest) -> None:
