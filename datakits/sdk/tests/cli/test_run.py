@@ -166,3 +166,14 @@ def test_log_lines_are_json_where_that_is_asked_for(tree: Tree, datakit: Any, mo
     lines = datakit("run", *FLIGHTS).err.splitlines()
     assert lines
     assert {"time", "level", "logger", "message"} == set(json.loads(lines[0]))
+
+
+def test_two_datasets_that_would_share_a_table_are_refused(tree: Tree, datakit: Any) -> None:
+    other = (tree.root / "datakits/airline-source/datakit.yaml").read_text()
+    other = other.replace("name: airline-source", "name: cargo-source").replace(
+        "connection: airline", "connection: cargo"
+    )
+    tree.write("datakits/cargo-source/datakit.yaml", other)
+    tree.replace("warehouses/finance/warehouse.yaml", "airline.planes]", "airline.planes, cargo.flights]")
+    result = datakit("run", *FLIGHTS)
+    assert (78, True) == (result.code, "airline.flights and cargo.flights would land in one table" in result.err)
