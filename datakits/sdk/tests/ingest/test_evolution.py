@@ -132,8 +132,9 @@ def test_a_pulled_contract_still_needs_a_full_run_to_drop_a_column_from_the_tabl
     bench.run("run-1")
     bench.source.tables["ops.Flights"] = flights(101).drop_columns(["ArrDelay"])
 
-    with pytest.raises(SchemaChangeRefused, match="- arr_delay: int32"):
+    with pytest.raises(SchemaChangeRefused, match="- arr_delay: int32") as caught:
         bench.run("run-2")
+    assert "evolve" not in (caught.value.fix or ""), "the policy is evolve already"
     bench.run("run-3", full=True)
 
     assert {"flight_id", "modified_at"} == set(columns(bench))
@@ -158,3 +159,12 @@ def test_two_columns_of_one_name_are_refused_before_anything_is_touched(bench: B
 def test_preserve_keeps_names_as_they_are(bench: Bench) -> None:
     bench.run("run-1", naming=Naming.PRESERVE)
     assert {"FlightID", "ModifiedAt", "ArrDelay"} == set(columns(bench))
+
+
+def test_a_policy_that_refuses_a_new_column_says_which_one_would_take_it(bench: Bench) -> None:
+    bench.run("run-1")
+    bench.source.tables["ops.Flights"] = with_column(flights(101), "Reason", pa.string())
+
+    with pytest.raises(SchemaChangeRefused, match=r"\+ reason: string") as caught:
+        bench.run("run-2", contract=bench.contract(), schema_changes=SchemaPolicy.FAIL)
+    assert "schema_changes: evolve" in (caught.value.fix or "")

@@ -111,13 +111,18 @@ def fit_table(
         what="the warehouse's table does not fit the source any more",
         subject=subject,
         policy=policy,
-        fix="rebuild the table with `datakit run --full`, or set schema_changes: evolve if the changes are additions",
+        fix="rebuild the table with `datakit run --full`"
+        + (", or let it grow with schema_changes: evolve" if _evolving_helps(refused, policy) else ""),
     )
     notes = (
         *(f"+ {column.name}: {column.type}" for column in add),
         *(f"~ {c.name}: widened to {c.type}" for c in widen),
     )
     return TableChanges(tuple(kept), tuple(add), tuple(widen), tuple(left_out), notes)
+
+
+def _evolving_helps(refused: Iterable[Change], policy: SchemaPolicy) -> bool:
+    return policy is not SchemaPolicy.EVOLVE and all(c.kind in _TAKEN[SchemaPolicy.EVOLVE] for c in refused)
 
 
 def _refuse(

@@ -22,7 +22,11 @@ class ReportDraft:
         self._request = request
         self._started_at = datetime.now(UTC)
         self._started = monotonic()
-        self._known: dict[str, Any] = {"environment": request.environment, "slice": request.slice}
+        self._known: dict[str, Any] = {
+            "environment": request.environment,
+            "slice": request.slice,
+            "data_interval": request.data_interval,
+        }
 
     def note(self, **known: Any) -> None:
         """Set fields of the report."""

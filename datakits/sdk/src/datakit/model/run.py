@@ -100,6 +100,7 @@ class RunReport(BaseModel):
     slice: str | None = None
     slices: Annotated[int | None, Field(description="How many slices the plan has")] = None
     cursor: CursorReport | None = None
+    data_interval: Annotated[DataInterval | None, Field(description="As the request had it")] = None
     rows_read: int = 0
     rows_written: int = 0
     server_rows: Annotated[
