@@ -273,6 +273,15 @@ def _busy(message: str, place: Place) -> DatakitError:
     )
 
 
+def _login_broken_off(message: str, place: Place) -> DatakitError:
+    return SourceUnavailable(
+        f"the server broke the login off, and the driver hides its reason: {message}",
+        subject=place.server,
+        cause="it is at its limit of sessions (error 10928), starting up or failing over",
+        fix="run again; the server's log has the reason",
+    )
+
+
 def _snapshot_refused(message: str, place: Place) -> DatakitError:
     return ConfigurationError(
         f"the database does not allow snapshot isolation: {message}",
@@ -301,6 +310,7 @@ _RULES: Final[tuple[tuple[str, Build], ...]] = (
     (r"SSPI Provider|Cannot generate SSPI context|GSSAPI|Kerberos", _kerberos_failed),
     (r"certificate verify failed|certificate chain|subject name|hostname mismatch|self.signed", _certificate_refused),
     (r"SSL Provider|encryption not supported|TLS", _encryption_differs),
+    (r"Packet size change not supported", _login_broken_off),  # the driver shows only the first of its messages
     (r"Cannot open database|not able to access the database", _database_refused),  # 4060, 916
     (r"Login failed|untrusted domain", _login_refused),  # 18456, 18452
     (r"permission was denied", _permission_denied),  # 229, 230

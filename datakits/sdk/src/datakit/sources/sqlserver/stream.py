@@ -121,7 +121,12 @@ class SqlServerStream:
 
     def _read_count(self) -> int:
         if not self._cursor.nextset():
-            raise SourceUnavailable("the server ended the result without its row count", subject=self._subject)
+            raise SourceUnavailable(
+                "the server ended the result without its row count",
+                subject=self._subject,
+                cause="the connection dropped in the middle of the rows, which the driver does not report",
+                fix="run again; if it happens at the same place every time, look at the server's log",
+            )
         return int(self._cursor.fetchone()[0])
 
     def _call(self, function: Callable[[], Any]) -> Any:
