@@ -1,4 +1,4 @@
-"""kill -9 and SIGTERM at chosen and at random moments of a whole run: the old state or the new one, and exact at last."""
+"""kill -9 and SIGTERM at chosen and random moments of a whole run: the old state or the new one, exact at last."""
 
 from __future__ import annotations
 

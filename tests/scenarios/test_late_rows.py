@@ -1,0 +1,77 @@
+"""Rows that commit late, with a cursor value older than what was loaded before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from .house import DATASETS, House
+
+
+def events(house: House, warehouse: str, cursor: dict[str, str], mode: str) -> None:
+    house.sql(
+        "CREATE TABLE ops.Events (ID int NOT NULL PRIMARY KEY, At datetime2(3) NOT NULL, Version rowversion NOT NULL)"
+    )
+    house.datasets(DATASETS | {"events": {"table": "ops.Events", "key": ["ID"], "cursor": cursor}})
+    house.takes(warehouse, "events", mode=mode)
+
+
+def ids(house: House, warehouse: str) -> list[int]:
+    return [id_ for (id_,) in house.query(warehouse, "SELECT id FROM bronze.events ORDER BY id")]
+
+
+def test_merge_finds_a_row_that_became_visible_within_the_lag(house: House, warehouse: str) -> None:
+    events(house, warehouse, {"column": "At", "lag": "10m"}, "merge")
+    house.sql("INSERT INTO ops.Events (ID, At) VALUES (1, '2024-01-01T12:00:00')")
+    house.loaded(warehouse, dataset="events")
+    house.sql("INSERT INTO ops.Events (ID, At) VALUES (2, '2024-01-01T11:51:00')")
+    house.loaded(warehouse, dataset="events")
+    assert [1, 2] == ids(house, warehouse)
+    house.is_equal(warehouse, "ops.Events", "bronze.events")
+
+
+def test_append_stays_behind_the_present_and_loses_and_doubles_nothing(house: House, warehouse: str) -> None:
+    events(house, warehouse, {"column": "At", "lag": "30s"}, "append")
+    now = datetime.now(UTC).replace(tzinfo=None)
+    old, fresh = now - timedelta(minutes=10), now + timedelta(seconds=5)
+    house.sql(
+        f"INSERT INTO ops.Events (ID, At) VALUES (1, '{old:%Y-%m-%dT%H:%M:%S}'), (3, '{fresh:%Y-%m-%dT%H:%M:%S}')"
+    )
+    house.loaded(warehouse, dataset="events")
+    assert [1] == ids(house, warehouse), "the newest row may still be joined by a late one"
+    assert 99 == house.load(warehouse, dataset="events").code
+    between = now - timedelta(minutes=5)
+    house.sql(f"INSERT INTO ops.Events (ID, At) VALUES (2, '{between:%Y-%m-%dT%H:%M:%S}')")
+    house.load(warehouse, dataset="events")
+    house.sql(f"UPDATE ops.Events SET At = '{now - timedelta(minutes=4):%Y-%m-%dT%H:%M:%S}' WHERE ID = 3")
+    house.load(warehouse, dataset="events")
+    assert [1, 2, 3] == sorted(ids(house, warehouse))
+
+
+@pytest.mark.parametrize("mode", ["merge", "append"])
+def test_a_rowversion_that_an_open_transaction_holds_is_read_once_it_commits(
+    house: House, warehouse: str, mode: str
+) -> None:
+    import pymssql
+
+    events(house, warehouse, {"column": "Version"}, mode)
+    house.sql("INSERT INTO ops.Events (ID, At) VALUES (1, '2024-01-01')")
+    with pymssql.connect(
+        server=house.server.host,
+        port=str(house.server.port),
+        user=house.server.user,
+        password=house.server.password,
+        database=house.database,
+        autocommit=False,
+        tds_version="7.4",
+    ) as slow:
+        slow.cursor().execute("INSERT INTO ops.Events (ID, At) VALUES (2, '2024-01-01')")
+        house.sql("INSERT INTO ops.Events (ID, At) VALUES (3, '2024-01-01')")
+        report = house.loaded(warehouse, dataset="events")
+        assert 2 not in ids(house, warehouse)
+        slow.commit()
+    house.loaded(warehouse, dataset="events")
+    assert [1, 2, 3] == ids(house, warehouse)
+    house.is_equal(warehouse, "ops.Events", "bronze.events")
+    assert report["cursor"]["column"] == "Version"
