@@ -230,10 +230,18 @@ def test_a_nullable_column_cannot_cut_slices(source: SqlServerSource) -> None:
         _plan(source, Dataset(table="dbo.Events", slices=SlicePlan(column="maybe", rows=10)), LoadMode.REPLACE)
 
 
-def test_a_cursor_of_planned_dates_is_refused_for_merge(source: SqlServerSource, table: Table) -> None:
+def test_a_row_from_the_future_does_not_become_the_cursor_of_a_merge(source: SqlServerSource, table: Table) -> None:
     name = table("id int NOT NULL PRIMARY KEY, at datetime2(0) NOT NULL", "(1, '2024-01-01'), (2, '9999-12-31')")
-    with pytest.raises(InvalidCursor, match="in the future"):
-        _plan(source, Dataset(table=name, cursor=Cursor(column="at")), LoadMode.MERGE)
+    dataset = Dataset(table=name, cursor=Cursor(column="at"))
+    window = _plan(source, dataset, LoadMode.MERGE).window
+    assert window is not None
+    assert "2024-01-01" < (window.until or "") < "9999"
+    again = source.plan(
+        dataset, source.describe("ops.t", dataset), mode=LoadMode.MERGE, since=window.until, slices=None
+    )
+    stream = source.read(dataset, source.describe("ops.t", dataset), again.window, Slice())
+    assert [2] == [value for batch in stream for value in batch.column("id").to_pylist()]
+    stream.close()
 
 
 def test_an_append_leaves_what_may_still_be_joined_by_a_late_commit(source: SqlServerSource, table: Table) -> None:

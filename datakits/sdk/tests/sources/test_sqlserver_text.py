@@ -251,6 +251,31 @@ def test_slices_touch_without_overlap_and_stay_open_outside(low: int, span: int,
             "limit",
         ),
         ("Incorrect syntax near 'FORM'.", "ConfigurationError", "Incorrect syntax"),
+        ("Invalid column name 'Subject Name'.", "ContractMismatch", "Subject Name"),
+        ("Invalid object name 'dbo.Kerberos TLS'.", "LoginRefused", "sys.objects"),
+        ("SSL Provider: Error code 0x2746", "SourceUnavailable", "dropped"),
+        ("Login failed for user 'x'. Reason: Server is in script upgrade mode.", "SourceUnavailable", "upgrade"),
+        ("Cannot open database 'Ops'. It is being recovered.", "SourceUnavailable", "recovered"),
+        ("Could not continue scan with NOLOCK due to data movement.", "SourceUnavailable", "data movement"),
+        ("There is insufficient system memory in resource pool", "SourceUnavailable", "memory"),
+        ("Could not allocate space for object 'x' in database 'tempdb'", "SourceUnavailable", "tempdb"),
+        ("Lock request time out period exceeded.", "SourceUnavailable", "Lock request"),
+        (
+            "Snapshot isolation transaction failed because the object was modified by a DDL statement",
+            "SourceUnavailable",
+            "DDL",
+        ),
+        (
+            "Snapshot isolation transaction failed accessing database 'Ops' because snapshot isolation is not allowed",
+            "ConfigurationError",
+            "snapshot",
+        ),
+        (
+            "The target database ('Ops') is in an availability group and is currently accessible for connections when "
+            "the application intent is set to read only.",
+            "ConfigurationError",
+            "read_only_intent",
+        ),
     ],
 )
 def test_every_complaint_of_driver_and_server_has_a_next_step(message: str, kind: str, holds: str) -> None:

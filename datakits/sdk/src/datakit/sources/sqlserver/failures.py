@@ -68,11 +68,6 @@ def translate(error: BaseException, place: Place) -> DatakitError:
     )
 
 
-def is_connection_lost(error: BaseException) -> bool:
-    """Whether a new connection may do what this one could not."""
-    return isinstance(translate(error, _NOWHERE), SourceUnavailable)
-
-
 def _message(error: BaseException) -> str:
     driver = str(getattr(error, "driver_error", "") or "")
     return f"{getattr(error, 'ddbc_error', '') or error} ({driver})" if driver else str(error)
@@ -300,7 +295,19 @@ def _needs_read_only(message: str, place: Place) -> DatakitError:
 
 
 # The first that matches decides. Numbers are SQL Server's, from sys.messages.
+# The first rule that fits counts. Messages that quote names of the user's come before those that look for common
+# words, and what passes by itself before what does not: both sides may say "Login failed" or "SSL Provider".
 _RULES: Final[tuple[tuple[str, Build], ...]] = (
+    (r"Invalid object name", _object_missing),  # 208
+    (r"Invalid column name", _column_missing),  # 207
+    (r"script upgrade|in recovery|being recovered|is being (restored|started)|is starting", _busy),  # 18401, 922 …
+    (r"Resource ID|deadlock|service is currently busy|not currently available", _busy),  # 10928, 10929, 1205, 40501
+    (r"modified by a DDL statement|metadata is not versioned", _busy),  # 3961
+    (r"due to data movement|insufficient system memory|Lock request time out", _busy),  # 601, 701, 1222
+    (r"Could not allocate (a new page|space for)|transaction log for database", _busy),  # 1101, 1105, 9002
+    (r"application intent is set to read only", _needs_read_only),  # 978
+    (r"SHUTDOWN is in progress|has been paused|availability (group|database)", _busy),
+    (r"Communication link failure|error code 0x(68|20|2746|2745)\b|session is in the kill", _dropped),
     (r"not found in Kerberos database|Server not found", _unknown_service),
     (r"Clock skew", _clock_skew),
     (r"Ticket expired|credentials? ha(s|ve) expired", _ticket_expired),
@@ -314,17 +321,12 @@ _RULES: Final[tuple[tuple[str, Build], ...]] = (
     (r"Cannot open database|not able to access the database", _database_refused),  # 4060, 916
     (r"Login failed|untrusted domain", _login_refused),  # 18456, 18452
     (r"permission was denied", _permission_denied),  # 229, 230
-    (r"Snapshot isolation transaction failed|snapshot isolation is not allowed", _snapshot_refused),  # 3952
-    (r"application intent is set to read only", _needs_read_only),  # 978
-    (r"Resource ID|deadlock|service is currently busy|not currently available|script upgrade", _busy),  # 10928, 1205 …
-    (r"SHUTDOWN is in progress|has been paused|availability (group|database)|in recovery|being recovered", _busy),
+    (r"snapshot isolation is not allowed", _snapshot_refused),  # 3952
     (r"Name or service not known|Temporary failure in name resolution|0x2AF9|No address associated", _host_unknown),
     (r"Login timeout expired|error code 0x(6F|71|6E|274C|274D|73)\b|refused|network-related", _unreachable),
     (r"Client unable to establish connection", _unreachable),
-    (r"Communication link failure|error code 0x(68|20|2746|2745)\b|TCP Provider|session is in the kill", _dropped),
+    (r"TCP Provider", _dropped),
     (r"connection.*(closed|broken|dead|terminated)|Protocol error in TDS", _dropped),
-    (r"Invalid object name", _object_missing),  # 208
-    (r"Invalid column name", _column_missing),  # 207
 )
 
 # The driver's own words for a SQLSTATE, for servers that do not speak English.
@@ -340,5 +342,3 @@ _STATES: Final[dict[str, Build]] = {
     "Base table or view not found": _object_missing,  # 42S02
     "Column not found": _column_missing,  # 42S22
 }
-
-_NOWHERE: Final = Place(SourceSystem(host="?", database="?"), "?")

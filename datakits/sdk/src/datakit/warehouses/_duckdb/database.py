@@ -26,6 +26,7 @@ from datakit.errors import (
 from datakit.warehouses._ledger import Execute
 
 _LOCKED: Final = re.compile(r"Conflicting lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
+_CORRUPT: Final = re.compile(r"[Cc]orrupt|Failure while replaying WAL")
 _FULL: Final = re.compile(
     r"No space left on device|disk quota exceeded|File too large|Out of (disk )?space", re.IGNORECASE
 )
@@ -62,7 +63,7 @@ class Database:
             # a load may not fetch code over the network
             "autoinstall_known_extensions": False,
         }
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # an error while the file is opened closes it, within the guard
         self._connection: duckdb.DuckDBPyConnection | None = None
         # catalog changes of two transactions conflict in DuckDB, so those of this process take turns
         self.ddl = lock_of(f"{file}\0ddl")
@@ -73,16 +74,15 @@ class Database:
         :raises LoadInProgress: another process has the file open.
         :raises LoginRefused: this user may not read and write the file.
         """
-        with self._guard:
+        with self._guard, self.translated():
             if self._connection is None:
-                with self.translated():
-                    connection = duckdb.connect(str(self.file))
-                    try:
-                        for name, value in self._settings.items():
-                            connection.execute(f"SET GLOBAL {name} = ?", [value])
-                    except BaseException:
-                        connection.close()
-                        raise
+                connection = duckdb.connect(str(self.file))
+                try:
+                    for name, value in self._settings.items():
+                        connection.execute(f"SET GLOBAL {name} = ?", [value])
+                except BaseException:
+                    connection.close()
+                    raise
                 self._connection = connection
             cursor = self._connection.cursor()
             cursor.execute("SET TimeZone = 'UTC'")  # a setting of the session; load log and tests read text in UTC
@@ -143,6 +143,13 @@ class Database:
                 f"this process (uid {os.geteuid()}) may not write the DuckDB file: {first}",
                 subject=subject,
                 fix=f"compare owner and mode: ls -ln {self.file.parent}",
+            )
+        if _CORRUPT.search(text):
+            return ConfigurationError(
+                f"the file is damaged: {first}",
+                subject=subject,
+                cause="the disk lost a write, or the file was copied while it was open",
+                fix="restore it from a backup, or name a new file and load everything with `datakit run --full`",
             )
         if "not a valid DuckDB database file" in text or "different version" in text:
             return ConfigurationError(
