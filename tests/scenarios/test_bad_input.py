@@ -233,7 +233,7 @@ def test_a_login_without_the_right_to_read_the_table_names_the_grant(
 ) -> None:
     with server_with_a_secret_table(lab_kdc, house.tickets, tmp_path) as port:
         house.located(source={"port": port, "database": DATABASE, "encrypt": "no"})
-        house.load(FINANCE).is_refused("LoginRefused", DENIED, "ops.Orders")
+        house.load(FINANCE).is_refused("LoginRefused", DENIED, "'Orders'", "schema 'ops'", "GRANT SELECT")
     nothing_is_written(house)
 
 
