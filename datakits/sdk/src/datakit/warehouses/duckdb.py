@@ -33,7 +33,7 @@ class DuckDBConnection(Model):
             pattern=r"^[0-9]+(\.[0-9]+)? ?(KB|MB|GB|KiB|MiB|GiB)$",
             description="How much memory DuckDB may use before it spills to disk; the default loads tables of any size",
         ),
-    ] = "128MB"
+    ] = "96MB"
     threads: Annotated[
         int,
         Field(
