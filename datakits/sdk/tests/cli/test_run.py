@@ -177,3 +177,13 @@ def test_two_datasets_that_would_share_a_table_are_refused(tree: Tree, datakit: 
     tree.replace("warehouses/finance/warehouse.yaml", "airline.planes]", "airline.planes, cargo.flights]")
     result = datakit("run", *FLIGHTS)
     assert (78, True) == (result.code, "airline.flights and cargo.flights would land in one table" in result.err)
+
+
+def test_a_document_without_a_run_id_is_refused_because_a_retry_would_load_again(
+    tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"protocol": "1.0", "dataset": "airline.flights", "warehouse": "finance", "environment": "local"}
+    monkeypatch.setenv("DATAKIT_RUN", json.dumps(document))
+    result = datakit("run")
+    assert (78, True) == (result.code, "does not name its run" in result.err)
+    assert not tree.database.exists()

@@ -205,6 +205,12 @@ def test_offsets_are_read_as_the_instant_that_they_mean() -> None:
     assert from_ordinal(to_ordinal("2024-01-01T02:00:00+02:00", zoned), zoned) == "2024-01-01T00:00:00Z"
 
 
+@given(st.integers(-(10**38) + 1, 10**38 - 1), st.integers(0, 38))
+def test_a_decimal_cursor_keeps_every_digit(digits: int, scale: int) -> None:
+    type_ = DataType("decimal", 38, scale)
+    assert to_ordinal(from_ordinal(digits, type_), type_) == digits
+
+
 def test_a_lag_counts_in_the_units_of_its_type() -> None:
     assert lag_ordinal(timedelta(minutes=5), TIMESTAMP) == 3_000_000_000
     assert lag_ordinal(timedelta(hours=1), DataType("date")) == 1
@@ -271,8 +277,7 @@ def test_slices_touch_without_overlap_and_stay_open_outside(low: int, span: int,
             "snapshot",
         ),
         (
-            "The target database ('Ops') is in an availability group and is currently accessible for connections when "
-            "the application intent is set to read only.",
+            "'Ops' is in an availability group and accessible when the application intent is set to read only.",
             "ConfigurationError",
             "read_only_intent",
         ),

@@ -334,6 +334,18 @@ def test_who_holds_the_table_is_named(postgres_case: WarehouseCase) -> None:
     assert f"datakit on {socket.gethostname()[:40]} pid {os.getpid()}" in str(refused.value)
 
 
+def test_a_table_that_another_role_holds_is_said_to_be_held_though_the_server_hides_who(
+    lab_database: LabDatabase, postgres_case: WarehouseCase
+) -> None:
+    table = postgres_case.table
+    name = f'datakit table ["{table.schema}", "{table.table}"]'
+    with lab_database.server.connect(lab_database.name) as superuser, closing(postgres_case.open()) as ours:
+        superuser.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+        with pytest.raises(LoadInProgress) as refused, ours.exclusive(DATASET, table):
+            pass
+    assert "since" not in (refused.value.cause or "")
+
+
 def test_a_table_is_free_again_when_the_session_that_held_it_is_ended(
     lab_database: LabDatabase, postgres_case: WarehouseCase
 ) -> None:

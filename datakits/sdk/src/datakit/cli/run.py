@@ -148,6 +148,13 @@ def _request(options: dict[str, Any]) -> RunRequest:
                 fix=f"add --{name} NAME, or set DATAKIT_RUN to a document of the run protocol",
             )
     if not request.get("run_id"):
+        if document:
+            raise InvalidFile(
+                "the document does not name its run",
+                subject="DATAKIT_RUN",
+                cause="without run_id, a retry would be another run and load everything again",
+                fix='add "run_id", the same for every try of one run',
+            )
         if request.get("slice"):
             raise ConfigurationError(
                 "a sliced load needs a run id",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from itertools import pairwise
 from typing import Final
 
@@ -25,6 +25,10 @@ TICKS_PER_SECOND: Final = 10_000_000
 
 _SLICEABLE: Final = frozenset({"int16", "int32", "int64", "date", "timestamp", "timestamptz"})
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,7}))?)?\s*(Z|[+-]\d\d:\d\d)?")
+
+
+_DIGITS: Final = Context(prec=76)
+"""Twice the 38 digits of the longest decimal; Python's default of 28 would round it."""
 
 
 def can_slice(type_: DataType) -> bool:
@@ -41,8 +45,7 @@ def to_ordinal(text: str, type_: DataType) -> int:
         case "int16" | "int32" | "int64":
             return int(text)
         case "decimal":
-            scaled = Decimal(text).scaleb(type_.scale or 0)
-            return int(scaled)
+            return int(_DIGITS.scaleb(Decimal(text), type_.scale or 0))
         case "date":
             return date.fromisoformat(text).toordinal()
         case "binary":
@@ -75,7 +78,7 @@ def from_ordinal(ordinal: int, type_: DataType, *, width: int = 8) -> str:
     """
     match type_.name:
         case "decimal":
-            return f"{Decimal(ordinal).scaleb(-(type_.scale or 0)):f}"
+            return f"{_DIGITS.scaleb(Decimal(ordinal), -(type_.scale or 0)):f}"
         case "date":
             return date.fromordinal(max(1, ordinal)).isoformat()
         case "binary":

@@ -249,14 +249,15 @@ def _was_truncated(execute: Execute, staging: TableName, marked: int) -> bool:
     return marked > 0 and not execute(f"SELECT 1 FROM {qualified(staging)} LIMIT 1", ())
 
 
-def _held(holder: tuple[str, int, str | None, datetime] | None, table: TableName) -> LoadInProgress:
+def _held(holder: tuple[str | None, int, str | None, datetime | None] | None, table: TableName) -> LoadInProgress:
     if holder is None:  # it has ended since
         return LoadInProgress("another run loads the table", subject=str(table), fix="retry")
     name, pid, address, since = holder
-    who = f"{name or 'a session without a name'} from {address or 'the server itself'}"
+    # PostgreSQL shows another role's session only to pg_read_all_stats; the application name is shown to everybody
+    who = (name or "a session without a name") + (f" from {address}" if address else "")
     return LoadInProgress(
         "another run loads the table",
         subject=str(table),
-        cause=f"{who}, since {since:%Y-%m-%d %H:%M:%S} UTC",
+        cause=who + (f", since {since:%Y-%m-%d %H:%M:%S} UTC" if since else ""),
         fix=f"wait for it; if it hangs: SELECT pg_terminate_backend({pid})",
     )
