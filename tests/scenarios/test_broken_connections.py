@@ -71,10 +71,10 @@ def test_a_postgresql_that_is_killed_at_commit_keeps_the_old_table_and_the_retry
 def test_a_postgresql_that_restarts_while_rows_arrive_costs_a_retry_and_no_row(house: House) -> None:
     house.loaded(FINANCE, run_id="first")
     before = house.landed(FINANCE)
-    house.fill(20_000, start=1000, at="2024-02-01")
-    house.server.fault("stall 5 after 10000 matching Customer")
+    house.fill(60_000, start=1000, at="2024-02-01")
+    house.server.fault("stall 8 after 50000 matching Customer")  # the batches before it are being copied
     run = house.begin(FINANCE, run_id="second")
-    wait_until(lambda: is_staging(house), run)
+    wait_until(lambda: bool(activity(house, "query ILIKE 'COPY %' AND state = 'active'")), run)
     house.finance.server.stop("immediate")
     house.finance.server.start()
     run.end().is_refused("WarehouseUnavailable", TEMPORARY)
