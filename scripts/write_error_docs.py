@@ -7,11 +7,9 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from datakit.errors import DatakitError, UnknownName
-
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
+from generated_page import ROOT, write_or_check
 
 HEAD = """\
 # Errors
@@ -62,16 +60,5 @@ def _row(kind: type[DatakitError], depth: int) -> str:
     return f"| {indent}`{kind.__name__}` | {kind.exit_code} | {retry} | {text} |\n"
 
 
-def main() -> int:
-    """Write or check the page."""
-    page = render()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-        print("docs/errors.md is not current; run: .venv/bin/python scripts/write_error_docs.py", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(ROOT / "docs" / "errors.md", render(), __file__))

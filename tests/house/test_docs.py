@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from datakit.model.manifest import BronzeDatakit, SourceDatakit
+from datakit.model.contract import Contract
+from datakit.model.environment import Environment
+from datakit.model.manifest import Datakit
+from datakit.model.project import Project
 from datakit.model.warehouse import WarehouseConfig
-from pydantic import BaseModel
+from datakit.warehouses.duckdb import DuckDBConnection
+from datakit.warehouses.postgres import PostgresConnection
+from pydantic import BaseModel, TypeAdapter
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -85,15 +90,49 @@ def test_every_module_that_is_named_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize(("where", "info", "text"), snippets("yaml"))
-def test_a_yaml_snippet_is_what_the_model_accepts(where: str, info: str, text: str) -> None:
+def test_a_yaml_snippet_is_what_the_models_accept(where: str, info: str, text: str) -> None:
     document = yaml.safe_load(text)
-    models: dict[str, type[BaseModel]] = {"datakit.yaml": SourceDatakit, "warehouse.yaml": WarehouseConfig}
-    name = Path(info).name
-    if name in models:
-        model = BronzeDatakit if document.get("kind") == "bronze" else models[name]
-        model.model_validate(document)
-    else:
-        assert document is not None, where
+    match Path(info).parts:
+        case [*_, "datakit.yaml"]:
+            TypeAdapter(Datakit).validate_python(document)
+        case [*_, "warehouse.yaml"]:
+            WarehouseConfig.model_validate(document)
+        case [*_, "contracts", _]:
+            Contract.model_validate(document)
+        case [*_, "environments", name]:
+            assert Environment.model_validate(document).name == Path(name).stem
+            accept_places(document["warehouses"], where)
+        case _:
+            assert set(document) == {"warehouses"}, f"{where} does not say which file it is of"
+            accept_places(document["warehouses"], where)
+
+
+def accept_places(sections: dict[str, dict[str, object]], where: str) -> None:
+    """Validate an environment's sections by the adapter that the tree's warehouse of that connection names."""
+    adapters: dict[str, type[BaseModel]] = {"duckdb": DuckDBConnection, "postgres": PostgresConnection}
+    types = {config.connection: config.type for config in Project(ROOT).warehouses().values()}
+    for connection, section in sections.items():
+        assert connection in types, f"{where}: no warehouse of the tree uses {connection}"
+        adapters[types[connection]].model_validate(section)
+
+
+def test_the_tables_of_keys_are_those_of_the_models() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/write_configuration_docs.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pages
+def test_every_heading_that_is_linked_to_exists(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", prose(page))
+    missing = []
+    for target, anchor in targets:
+        if "://" not in target:
+            headings = re.findall(r"^#+ (.+)$", prose(page.parent / target if target else page), re.MULTILINE)
+            if anchor not in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}:
+                missing.append(f"{target}#{anchor}")
+    assert missing == []
 
 
 def test_python_snippets_run() -> None:
