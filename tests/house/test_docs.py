@@ -135,12 +135,31 @@ def test_every_heading_that_is_linked_to_exists(page: Path) -> None:
     assert missing == []
 
 
-def test_python_snippets_run() -> None:
-    for where, info, text in snippets("python"):
-        compile(text, where, "exec")
-        if info != "excerpt":
-            done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
-            assert done.returncode == 0, f"{where}: {done.stderr}"
+@pytest.mark.parametrize(
+    ("where", "info", "text"),
+    # a whole suite of tests, such as the laws of warehouses, takes half a minute
+    [pytest.param(*found, marks=[pytest.mark.slow] * found[1].startswith("test_")) for found in snippets("python")],
+)
+def test_a_python_snippet_runs(where: str, info: str, text: str, tmp_path: Path) -> None:
+    script = tmp_path / (info or "snippet.py")
+    script.write_text(text, encoding="utf-8")
+    alone = ["-p", "no:cacheprovider", "-p", "no:xdist", "-c", "/dev/null", f"--rootdir={tmp_path}", "-q"]
+    command = ["-m", "pytest", *alone, str(script)] if script.name.startswith("test_") else [str(script)]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{where}: {done.stdout}{done.stderr}"
+
+
+def test_what_the_readme_makes_anew_passes_its_check(tmp_path: Path) -> None:
+    lines = [line for _, _, text in snippets("bash") for line in text.splitlines()]
+    new = next(shlex.split(line, comments=True) for line in lines if line.startswith("datakit new "))
+    check = next(shlex.split(line, comments=True) for line in lines if line.startswith("datakit check"))
+    environment = {"PATH": str(Path(sys.executable).parent), "HOME": str(tmp_path)}
+    for command in (new, check):
+        program = Path(sys.executable).with_name(command[0])
+        done = subprocess.run(
+            [program, *command[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("where", "info", "text"), snippets("bash", "sh", "shell", "console"))
