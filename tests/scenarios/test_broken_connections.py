@@ -5,8 +5,11 @@ from __future__ import annotations
 from contextlib import closing
 
 import psycopg
+import pytest
 
 from .house import FINANCE, MARKETING, House, wait_until
+
+pytestmark = pytest.mark.slow
 
 TEMPORARY = 75
 

@@ -10,6 +10,8 @@ from datakit_lab.testing import LabSqlServer
 
 from .house import FINANCE, MARKETING, House
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def nasty_server(shop_server: LabSqlServer) -> LabSqlServer:

@@ -6,6 +6,8 @@ import pytest
 
 from .house import DATASETS, FINANCE, MARKETING, House
 
+pytestmark = pytest.mark.slow
+
 CONTRACT_ERROR = 78
 POLICIES = ("evolve", "freeze", "fail")
 
