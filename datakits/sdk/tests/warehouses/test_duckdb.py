@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from datakit.errors import (
     ConfigurationError,
     ContractError,
+    DatakitError,
     InvalidFile,
     LoadInProgress,
     NameCollision,
@@ -180,6 +182,58 @@ def test_each_refusal_says_what_is_wrong(tmp_path: Path) -> None:
     ]:
         with pytest.raises(kind, match=word):
             open_warehouse("duckdb", section, where="local.yaml: warehouses.x").last_load(DATASET, request_table())
+
+
+def test_a_damaged_file_is_said_to_be_damaged_and_not_tried_again(duckdb_case: WarehouseCase, file: Path) -> None:
+    load(duckdb_case, "a", TWO, 0)
+    content = bytearray(file.read_bytes())
+    for header in (4096, 8192):
+        content[header + 20] ^= 0xFF
+    file.write_bytes(content)
+    with closing(duckdb_case.open()) as warehouse:
+        for _ in range(2):  # the failure to open it leaves nothing locked
+            with pytest.raises(ConfigurationError, match="damaged") as refused:
+                warehouse.last_load(DATASET, duckdb_case.table)
+            assert "backup" in str(refused.value)
+
+
+def test_a_log_of_another_file_is_said_to_be_damaged_and_not_tried_again(
+    duckdb_case: WarehouseCase, file: Path, tmp_path: Path
+) -> None:
+    leave_a_log = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]); c.execute('CREATE TABLE t (i INT)'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", leave_a_log, file], check=True)
+    sql(tmp_path / "other.duckdb", "CREATE TABLE u (i INT)")
+    (tmp_path / "other.duckdb").replace(file)
+    with closing(duckdb_case.open()) as warehouse, pytest.raises(ConfigurationError, match="damaged"):
+        warehouse.last_load(DATASET, duckdb_case.table)
+
+
+def test_a_database_that_gave_up_is_opened_again_instead_of_waited_for(duckdb_case: WarehouseCase) -> None:
+    load(duckdb_case, "a", TWO, 0)
+    with closing(duckdb_case.open()) as warehouse:
+        database = warehouse._database  # type: ignore[attr-defined]  # to break it from within
+        outcomes: list[Any] = []
+
+        def ask() -> None:
+            for _ in range(2):
+                try:
+                    outcomes.append(warehouse.last_load(DATASET, duckdb_case.table))
+                except DatakitError as error:
+                    outcomes.append(error)
+
+        with closing(database.cursor()) as cursor:
+            cursor.execute("SET GLOBAL debug_checkpoint_abort = 'before_header'")
+            cursor.execute("CREATE TABLE bronze.more (i INT)")
+            with pytest.raises(duckdb.FatalException):  # from now on DuckDB refuses everything, also a new cursor
+                cursor.execute("CHECKPOINT")
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(60)
+        assert not asking.is_alive(), "it waits for itself"
+    assert isinstance(outcomes[0], DatakitError)
+    assert outcomes[1].run_id == "a"
 
 
 def request_table() -> Any:
