@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,7 +46,7 @@ def test_the_sql_login_enters_by_password(lab_sqlserver: LabSqlServer) -> None:
 
 
 def test_another_principal_is_refused(lab_sqlserver: LabSqlServer, lab_tickets: LabTickets) -> None:
-    stranger = lab_tickets.kdc.add_principal("stranger")
+    stranger = lab_tickets.kdc.add_principal(f"stranger-{secrets.token_hex(4)}")
     keytab = lab_tickets.kdc.keytab(lab_tickets.keytab.with_name("stranger"), stranger)
     lab_tickets.kdc.kinit(stranger, keytab, lab_tickets.ccache)
     with pytest.raises(mssql_python.Error, match="Login failed"), connected(lab_sqlserver.connection_string()):
