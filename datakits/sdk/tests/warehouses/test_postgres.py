@@ -126,6 +126,29 @@ def test_a_table_that_something_depends_on_is_filled_anew_instead_of_swapped(
     assert rows_of(postgres_case, "id", "name", "born", "_dk_run_id") == [(3, "three", 3, "b")]
 
 
+@pytest.mark.parametrize("nullable", [False, True])
+def test_a_table_that_stays_gets_the_key_of_the_load_and_loses_its_former_one(
+    postgres_case: WarehouseCase, person: psycopg.Connection[Any], nullable: bool
+) -> None:
+    columns = (column("id", "int64", nullable=nullable), column("part", "int64", nullable=nullable))
+    load(postgres_case, "a", [(1, 7), (2, 7)], 0, key=["id"], columns=columns)
+    person.execute("CREATE VIEW bronze.v AS SELECT id, part FROM bronze.things")
+    person.execute("CREATE INDEX ours ON bronze.things (id, part)")
+    before = one(person, "SELECT 'bronze.things'::regclass::oid::bigint")
+    load(postgres_case, "b", [(1, 7), (1, 8)], 1, key=["id", "part"], columns=columns)
+    load(postgres_case, "c", [(1, 8), (1, 9)], 2, mode=LoadMode.MERGE, key=["id", "part"], columns=columns)
+    load(postgres_case, "d", [(1, 5), (2, 6)], 3, key=["part"], columns=columns)
+    load(postgres_case, "e", [(2, 5), (3, 4)], 4, mode=LoadMode.MERGE, key=["part"], columns=columns)
+    assert rows_of(postgres_case, "id", "part") == [(2, 5), (2, 6), (3, 4)]
+    assert one(person, "SELECT 'bronze.things'::regclass::oid::bigint") == before, "the table stayed"
+    keys = "SELECT array_agg(pg_get_indexdef(indexrelid)) FROM pg_index WHERE indrelid = %s AND indisunique"
+    (definition,) = one(person, keys, before)
+    assert definition.endswith("(part)")
+    assert one(person, "SELECT count(*) FROM pg_class WHERE relname = 'ours'") == 1, "an index of others stays"
+    load(postgres_case, "f", [(2, None), (3, None)], 5, columns=(columns[0], column("part", "int64")))
+    assert rows_of(postgres_case, "id", "part") == [(2, None), (3, None)]
+
+
 def test_a_replacement_that_would_change_a_column_of_a_view_is_refused(
     postgres_case: WarehouseCase, person: psycopg.Connection[Any]
 ) -> None:

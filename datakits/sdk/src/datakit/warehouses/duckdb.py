@@ -31,7 +31,8 @@ class DuckDBConnection(Model):
         str,
         Field(
             pattern=r"^[0-9]+(\.[0-9]+)? ?(KB|MB|GB|KiB|MiB|GiB)$",
-            description="How much memory DuckDB may use before it spills to disk; the default loads tables of any size",
+            description="How much memory DuckDB may use before it spills to disk; replaces and appends of any size fit "
+            "in the default, merges of ten million rows want more",
         ),
     ] = "96MB"
     threads: Annotated[

@@ -31,10 +31,16 @@ def apply(execute: Execute, request: LoadRequest, staging: TableName) -> int:
         return _merge(execute, request, staging, state, target)
     if request.key:
         check_key(execute, request, staging, "the load")
-    if request.mode is LoadMode.REPLACE:
-        _empty(execute, request.table, target)
-    _alter(execute, request.table, changes_to_fit(state, request, emptied=request.mode is LoadMode.REPLACE))
-    return _insert(execute, request, staging, "")
+    if request.mode is LoadMode.APPEND:
+        _alter(execute, request.table, changes_to_fit(state, request))
+        return _insert(execute, request, staging, "")
+    _empty(execute, request.table, target)
+    had_another_key = catalog.drop_former_keys(execute, request.table, target, request.key)
+    _alter(execute, request.table, changes_to_fit(state, request, emptied=True))
+    held = _insert(execute, request, staging, "")
+    if had_another_key and request.key and catalog.key_index(execute, target, request.key) is None:
+        _create_key(execute, request, request.table, target)  # after the rows: an index is built faster than grown
+    return held
 
 
 def _swap(execute: Execute, request: LoadRequest, staging: TableName, old: int | None) -> int:
@@ -66,6 +72,7 @@ def _swap(execute: Execute, request: LoadRequest, staging: TableName, old: int |
 
 
 def _merge(execute: Execute, request: LoadRequest, staging: TableName, state: TableState, target: int) -> int:
+    catalog.drop_former_keys(execute, request.table, target, request.key)
     _alter(execute, request.table, changes_to_fit(state, request))
     if any(column.nullable for column in request.columns if column.name in request.key):
         _check_null(execute, request, staging)

@@ -156,6 +156,29 @@ def key_index(execute: Execute, oid: int, key: tuple[str, ...]) -> tuple[str, bo
     return rows[0] if rows else None
 
 
+def drop_former_keys(execute: Execute, table: TableName, oid: int, key: tuple[str, ...]) -> bool:
+    """Drop what datakit made to keep another key than this one unique; indexes of anybody else stay.
+
+    :returns: whether there was one.
+    """
+    former = execute(
+        """
+        SELECT c.relname, EXISTS (SELECT 1 FROM pg_constraint WHERE conindid = i.indexrelid AND contype = 'p')
+        FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE i.indrelid = $1::bigint::oid AND starts_with(c.relname::text, '_dk_key_')
+          AND $2::text[] IS DISTINCT FROM (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE "C")
+                    FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[]))
+        """,
+        (oid, sorted(key, key=str.encode)),
+    )
+    for name, is_constraint in former:
+        if is_constraint:
+            execute(f"ALTER TABLE {qualified(table)} DROP CONSTRAINT {quote(name)}", ())
+        else:
+            execute(f"DROP INDEX {qualified(TableName(table.schema, name))}", ())
+    return bool(former)
+
+
 def create_schema(execute: Execute, table: TableName) -> None:
     """Create the schema and its ``_dk_`` tables if they are missing; safe however many do it at once."""
     if ledger_exists(execute, table.schema):
