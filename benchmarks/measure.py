@@ -135,6 +135,7 @@ def _run(contender: Contender, job: Job, log: Path) -> Outcome:
             process.wait()
         finally:
             watchdog.cancel()
+            process.kill()  # does nothing to one that has ended; an interrupted run leaves none behind
             process.stdout.close()
     if process.returncode:
         raise ContenderFailed(f"exit code {process.returncode}: {_tail(log)}")
