@@ -26,11 +26,12 @@ from datakit.errors import (
     UnsupportedType,
     WarehouseUnavailable,
 )
-from datakit.model.load import Slice
+from datakit.model.load import ReadPlan, Slice
 from datakit.model.manifest import LoadMode
 from datakit.testing import WarehouseCase
 from datakit.testing._warehouse_case import COLUMNS, DATASET, batch, column, request, rows_of, run, stage
 from datakit.warehouses import open_warehouse
+from datakit.warehouses._postgres.warehouse import PostgresWarehouse
 from psycopg import sql
 
 if TYPE_CHECKING:
@@ -270,6 +271,36 @@ def test_a_crash_of_the_server_that_empties_staging_is_noticed(
         assert stage(warehouse, wanted, [(3, "three")], first)
         assert warehouse.commit(wanted, None).rows == 2
     assert rows_of(postgres_case) == [*TWO[:1], (2, "two"), (3, "three"), (4, "four")]
+
+
+def test_a_run_that_begins_right_after_a_commit_keeps_what_it_staged(
+    postgres_case: WarehouseCase, person: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = PostgresWarehouse._sweep
+    again, new = (request(postgres_case, name, LoadMode.APPEND, base=1) for name in ("again", "new"))
+
+    def others_first(self: PostgresWarehouse, *arguments: Any) -> None:
+        monkeypatch.setattr(PostgresWarehouse, "_sweep", sweep)
+        with closing(postgres_case.open()) as other:
+            other.discard("again", DATASET, postgres_case.table)  # its plan was made from an older base
+            for wanted in (again, new):
+                other.remember_plan(wanted.run_id, DATASET, wanted.table, ReadPlan(None, (Slice(),), base_sequence=1))
+                assert stage(other, wanted, [(3, wanted.run_id)])
+        sweep(self, *arguments)
+
+    with closing(postgres_case.open()) as warehouse:
+        for name in ("again", "lost"):
+            stage(warehouse, request(postgres_case, name, LoadMode.APPEND), TWO)
+        monkeypatch.setattr(PostgresWarehouse, "_sweep", others_first)
+        run(warehouse, request(postgres_case, "a", LoadMode.APPEND), TWO)
+        assert one(person, "SELECT array_agg(run_id ORDER BY run_id) FROM bronze._dk_runs") == ["again", "new"]
+        assert (
+            one(person, "SELECT count(*) FROM pg_class WHERE relname LIKE '\\_dk\\_staging%%' AND relkind = 'r'") == 2
+        )
+        for wanted in (again, new):
+            assert not stage(warehouse, wanted, []), f"{wanted.run_id} is staged"
+        assert warehouse.commit(new, None).rows == 1
+    assert rows_of(postgres_case) == [*TWO, (3, "new")]
 
 
 def test_rows_that_vanish_from_staging_are_noticed_at_commit(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -47,6 +47,18 @@ _TABLES: Final = {
 # times are read as text, which needs no time zone database on this side
 _RECORD: Final = "run_id, mode, datakit, rows, cursor_column, cursor_value, sequence, CAST(loaded_at AS TEXT)"
 _ONE: Final = "run_id = $1 AND dataset = $2 AND table_name = $3"
+
+
+@dataclass(frozen=True, slots=True)
+class RunUnderWay:
+    """One row of ``_dk_runs``.
+
+    :ivar started_at: tells the run from one of the same id that was discarded and began anew.
+    """
+
+    run_id: str
+    staging: TableName
+    started_at: str
 
 
 class Ledger:
@@ -151,13 +163,28 @@ class Ledger:
         )
         return _plan_from_json(rows[0][0]) if rows and rows[0][0] is not None else None
 
-    def other_runs(self, request: LoadRequest) -> list[tuple[str, TableName]]:
-        """Return run id and staging table of other runs of the same load, which its commit has made obsolete."""
+    def other_runs(self, request: LoadRequest) -> list[RunUnderWay]:
+        """Return other runs of the same load.
+
+        In the transaction of the load's commit they are those that it makes obsolete: each began from an older base.
+        After it, one of them may have begun from this very commit.
+        """
         rows = self._execute(
-            f"SELECT run_id, staging FROM {self._name(RUNS)} WHERE dataset = $1 AND table_name = $2 AND run_id <> $3",
+            f"SELECT run_id, staging, CAST(started_at AS TEXT) FROM {self._name(RUNS)} "
+            "WHERE dataset = $1 AND table_name = $2 AND run_id <> $3",
             (request.dataset, request.table.table, request.run_id),
         )
-        return [(run_id, TableName(request.table.schema, staging)) for run_id, staging in rows]
+        return [RunUnderWay(run_id, TableName(request.table.schema, staging), since) for run_id, staging, since in rows]
+
+    def still_is(self, run: RunUnderWay, dataset: str, table: TableName) -> bool:
+        """Lock the run's row until the transaction ends; False if it has ended, or was discarded and began anew."""
+        return bool(
+            self._execute(
+                f"UPDATE {self._name(RUNS)} SET staging = staging WHERE {_ONE} AND CAST(started_at AS TEXT) = $4 "
+                "RETURNING 1",
+                (run.run_id, dataset, table.table, run.started_at),
+            )
+        )
 
     def shape(self, request: LoadRequest) -> str | None:
         """Return the shape that the run's staging table was created with, None before that."""

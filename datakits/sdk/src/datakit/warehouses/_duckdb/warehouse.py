@@ -117,9 +117,9 @@ class DuckDBWarehouse:
                 record = ledger.record(request, sum(staged.values()), cursor)
                 ledger.close_run(request.run_id, request.dataset, request.table)
                 obsolete = ledger.other_runs(request)
-        for run_id, _ in obsolete:  # each began before this commit, so it could not commit any more
+        for obsolete_run in obsolete:  # each began before this commit, so it could not commit any more
             with suppress(DatakitError):  # the commit stands; what is left over now, the next one finds again
-                self.discard(run_id, request.dataset, request.table)
+                self.discard(obsolete_run.run_id, request.dataset, request.table)
         return record
 
     def discard(self, run_id: str, dataset: str, table: TableName) -> None:

@@ -19,7 +19,7 @@ from datakit.warehouses import Load
 from datakit.warehouses._changes import wanted_columns
 from datakit.warehouses._guards import check_base, check_complete, check_key, staging_lost
 from datakit.warehouses._identifiers import check_names, qualified, staging_table
-from datakit.warehouses._ledger import LOADS, Execute, Ledger
+from datakit.warehouses._ledger import LOADS, Execute, Ledger, RunUnderWay
 from datakit.warehouses._postgres import catalog
 from datakit.warehouses._postgres.application import apply
 from datakit.warehouses._postgres.connections import Connections
@@ -121,7 +121,7 @@ class PostgresWarehouse:
             staging = _open_staging(execute, request)
         try:
             with self._connections.transaction(table) as execute:
-                record = self._commit(execute, request, staging, cursor)
+                record, obsolete = self._commit(execute, request, staging, cursor)
         except _KeyViolatedError as error:
             with self._connections.transaction(table) as execute:
                 check_key(execute, request, staging, "the load")
@@ -139,7 +139,7 @@ class PostgresWarehouse:
                 execute(f"TRUNCATE {qualified(staging)}", ())
                 Ledger(execute, request.table.schema).unmark(request)
             raise staging_lost(request, marked=lost.marked, held=lost.held) from None
-        self._sweep(request)
+        self._sweep(request, obsolete)
         return record
 
     def discard(self, run_id: str, dataset: str, table: TableName) -> None:
@@ -159,13 +159,16 @@ class PostgresWarehouse:
         with self._connections.transaction(table.schema) as execute:
             catalog.create_schema(execute, table)
 
-    def _commit(self, execute: Execute, request: LoadRequest, staging: TableName, cursor: str | None) -> LoadRecord:
+    def _commit(
+        self, execute: Execute, request: LoadRequest, staging: TableName, cursor: str | None
+    ) -> tuple[LoadRecord, list[RunUnderWay]]:
+        """Do the whole commit but its last statement; also returns the runs that it makes obsolete."""
         execute("SELECT set_config('lock_timeout', $1, true)", (str(self._lock_timeout),))
         # one commit of a load at a time, also against a server process whose client died in the middle of one
         catalog.lock(execute, f"commit {request.dataset} {request.table}")
         ledger = Ledger(execute, request.table.schema)
         if done := ledger.find(request.run_id, request.dataset, request.table):
-            return done
+            return done, []
         check_base(ledger, request)
         staged = ledger.staged(request)
         check_complete(request, staged)
@@ -188,20 +191,21 @@ class PostgresWarehouse:
                 raise _KeyViolatedError(error) from None
             raise
         ledger.close_run(request.run_id, request.dataset, request.table)
-        return record
+        return record, ledger.other_runs(request)
 
-    def _sweep(self, request: LoadRequest) -> None:
+    def _sweep(self, request: LoadRequest, obsolete: list[RunUnderWay]) -> None:
         """Drop what other runs of this load staged: each began before this commit, so it could not commit any more."""
         with suppress(DatakitError):  # the commit stands; what is left over now, the next one finds again
-            with self._connections.transaction() as execute:
-                obsolete = Ledger(execute, request.table.schema).other_runs(request)
-            for run_id, staging in obsolete:
+            for run in obsolete:
                 with suppress(WarehouseUnavailable), self._connections.transaction() as execute:
+                    ledger = Ledger(execute, request.table.schema)
                     # the run's row first, as _open_staging() does: two orders would be a deadlock
-                    Ledger(execute, request.table.schema).close_run(run_id, request.dataset, request.table)
-                    if catalog.oid_of(execute, staging) is not None:  # not waited for if a slice is being staged
-                        execute(f"LOCK TABLE {qualified(staging)} IN ACCESS EXCLUSIVE MODE NOWAIT", ())
-                        execute(f"DROP TABLE {qualified(staging)}", ())
+                    if not ledger.still_is(run, request.dataset, request.table):
+                        continue
+                    ledger.close_run(run.run_id, request.dataset, request.table)
+                    if catalog.oid_of(execute, run.staging) is not None:  # not waited for if a slice is being staged
+                        execute(f"LOCK TABLE {qualified(run.staging)} IN ACCESS EXCLUSIVE MODE NOWAIT", ())
+                        execute(f"DROP TABLE {qualified(run.staging)}", ())
 
 
 class _KeyViolatedError(Exception):
