@@ -235,6 +235,43 @@ def test_a_name_that_postgres_would_cut_is_refused(postgres_case: WarehouseCase)
         load(postgres_case, "a", [(1, None)], 0, columns=(COLUMNS[0], column(long, "string")))
 
 
+def test_a_schema_whose_name_postgres_would_cut_is_refused_and_not_made(
+    postgres_case: WarehouseCase, person: psycopg.Connection[Any]
+) -> None:
+    table = replace(postgres_case.table, schema="s" * 64)
+    with closing(postgres_case.open()) as warehouse, pytest.raises(ContractError, match="64 bytes"):
+        warehouse.remember_plan("a", DATASET, table, ReadPlan(None, (Slice(),)))
+    assert one(person, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'sss%%'") == 0
+
+
+def test_the_key_is_that_of_the_newest_load_whatever_a_clock_says(
+    postgres_case: WarehouseCase, person: psycopg.Connection[Any]
+) -> None:
+    load(postgres_case, "a", TWO, 0, key=["name"])
+    person.execute("UPDATE bronze._dk_loads SET loaded_at = loaded_at + interval '1 hour'")  # a clock that was ahead
+    load(postgres_case, "b", TWO, 1, key=["id"])
+    with closing(postgres_case.open()) as warehouse:
+        state = warehouse.inspect(postgres_case.table)
+    assert state is not None
+    assert state.key == ("id",)
+
+
+def test_timeouts_of_the_role_do_not_end_the_session_that_holds_a_table(
+    lab_database: LabDatabase, postgres_case: WarehouseCase, person: psycopg.Connection[Any]
+) -> None:
+    role = sql.Identifier(lab_database.role)
+    person.execute(sql.SQL("ALTER ROLE {} SET idle_session_timeout = '100ms'").format(role))
+    person.execute(sql.SQL("ALTER ROLE {} SET idle_in_transaction_session_timeout = '100ms'").format(role))
+    with (
+        closing(postgres_case.open()) as first,
+        closing(postgres_case.open()) as second,
+        first.exclusive(DATASET, postgres_case.table),
+    ):
+        one(person, "SELECT pg_sleep(1)")
+        with pytest.raises(LoadInProgress), second.exclusive(DATASET, postgres_case.table):
+            pass
+
+
 def test_a_role_that_may_not_create_schemas_uses_one_that_is_there(
     lab_database: LabDatabase,
     lab_secrets: LabSecrets,

@@ -100,8 +100,10 @@ class Ledger:
     def key_of(self, table: TableName) -> tuple[tuple[str, ...], LoadMode] | None:
         """Return key and mode of the newest load of the table, by whichever dataset, or None."""
         rows = self._execute(
-            f"SELECT key_columns, mode FROM {self._name(LOADS)} WHERE table_name = $1 "
-            "ORDER BY loaded_at DESC, sequence DESC LIMIT 1",
+            # clocks of the machines that load may differ: only between datasets is there nothing but the time
+            f"SELECT key_columns, mode FROM {self._name(LOADS)} AS l WHERE table_name = $1 AND sequence = "
+            f"(SELECT max(sequence) FROM {self._name(LOADS)} WHERE table_name = $1 AND dataset = l.dataset) "
+            "ORDER BY loaded_at DESC LIMIT 1",
             (table.table,),
         )
         return (tuple(json.loads(rows[0][0])), LoadMode(rows[0][1])) if rows else None

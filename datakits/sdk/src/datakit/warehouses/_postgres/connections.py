@@ -29,7 +29,9 @@ _SETTINGS: Final = {
     "client_min_messages": "warning",
     # a role's defaults are for people: a load may take long, and waits for its source with a transaction open
     "statement_timeout": "0",
+    "transaction_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",  # the session whose lock holds the table does nothing else
     # the server notices within a minute that this machine is gone, and releases its locks
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",

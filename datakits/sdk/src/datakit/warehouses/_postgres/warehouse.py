@@ -84,6 +84,7 @@ class PostgresWarehouse:
 
     def remember_plan(self, run_id: str, dataset: str, table: TableName, plan: ReadPlan) -> ReadPlan:
         """Store the plan of the run if it has none."""
+        check_names((), table=table, longest=catalog.LONGEST_NAME, fold=str)  # the columns' follow in begin()
         self._create_schema(table)
         with self._connections.transaction(str(table)) as execute:
             ledger = Ledger(execute, table.schema)
