@@ -126,8 +126,8 @@ class LoadRequest:
         Commit refuses with LoadInProgress if it is another by then.
     :ivar slices: how many slices the load has; commit refuses until all are staged.
     :ivar cursor_column: the cursor column under the source's name, for the load log.
-    :ivar cursor_target: the cursor column under the warehouse's name, if it is among ``columns``: of several versions
-        of a row, ``merge`` keeps the one where it is highest. None: two rows of one key are refused.
+    :ivar cursor_target: the cursor column under the warehouse's name, if it is among ``columns``: of several versions of
+        a row, ``merge`` keeps the one where it is highest. None: two rows of one key are refused.
     """
 
     run_id: str
