@@ -125,9 +125,6 @@ class LoadRequest:
     :ivar base_sequence: :attr:`LoadRecord.sequence` of the newest load when the run began, 0 if there was none.
         Commit refuses with LoadInProgress if it is another by then.
     :ivar slices: how many slices the load has; commit refuses until all are staged.
-    :ivar cursor_column: the cursor column under the source's name, for the load log.
-    :ivar cursor_target: the cursor column under the warehouse's name, if it is among ``columns``: of several versions of
-        a row, ``merge`` keeps the one where it is highest. None: two rows of one key are refused.
     """
 
     run_id: str
@@ -143,4 +140,3 @@ class LoadRequest:
     add: tuple[Column, ...] = ()
     widen: tuple[Column, ...] = ()
     cursor_column: str | None = None
-    cursor_target: str | None = None

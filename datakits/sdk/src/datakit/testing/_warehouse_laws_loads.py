@@ -149,57 +149,6 @@ def a_key_that_is_none_is_refused(case: WarehouseCase) -> None:
         same("a", (record := warehouse.last_load(DATASET, case.table)) and record.run_id)
 
 
-def of_a_row_that_changed_while_it_was_read_the_newest_version_counts(case: WarehouseCase) -> None:
-    """A merge keeps the highest cursor of each key, of whichever slice; a first load too. Two that tie are refused."""
-    wide = (column("part", "string", nullable=False), ID, NAME, column("version", "binary"))
-    rows = [
-        [("x", 1, "old", b"\0\1"), ("x", 2, "only", b"\0\2"), ("x", 3, None, b"\0\3")],
-        [("x", 1, "new", b"\1\0"), ("y", 1, "other", b"\0\1"), ("x", 3, None, b"\0\3")],  # 3 came twice, unchanged
-    ]
-    expected = [
-        ("x", 1, "new", b"\1\0"), ("x", 2, "only", b"\0\2"), ("x", 3, None, b"\0\3"), ("y", 1, "other", b"\0\1"),
-    ]  # fmt: skip
-    names = [each.name for each in wide]
-    with opened(case) as warehouse:
-        for base, run_id in enumerate(("a", "b")):
-            wanted = request(case, run_id, LoadMode.MERGE, columns=wide, key=["part", "id"], base=base, slices=2)
-            wanted = replace(wanted, cursor_column="RowVer", cursor_target="version")
-            for index in (1, 2):
-                stage(warehouse, wanted, rows[index - 1], Slice(index, 2))
-            same(6, warehouse.commit(wanted, "0x0100").rows)
-            same(expected, rows_of(case, *names))
-            same([run_id] * 4, [value for (value,) in rows_of(case, "_dk_run_id") or []])
-        wanted = replace(wanted, run_id="c", base_sequence=2, slices=1)
-        superseded = [("x", 1, "old", b"\2\0"), ("x", 1, "new", b"\3\0")]
-        for number, (bad, word) in enumerate(
-            (
-                ([("x", 7, "p", b"\2\0"), ("x", 7, "q", b"\2\0")], "7"),
-                ([("x", 7, "p", None), ("x", 7, "q", b"\2\0")], "7"),
-                ([("x", 7, "p", None), ("x", 7, "q", None)], "7"),
-            )
-        ):
-            with refuses(InvalidKey, "part", "id", word):
-                run(warehouse, replace(wanted, run_id=f"c{number}"), [*superseded, *bad])
-        unordered = replace(wanted, cursor_target=None, run_id="d")
-        with refuses(InvalidKey, "part", "id", "1"):
-            run(warehouse, unordered, superseded)
-        same(expected, rows_of(case, *names))
-
-
-def a_newest_version_without_a_key_is_refused(case: WarehouseCase) -> None:
-    """A NULL in the key is refused, with a cursor too; so is a key that comes twice in another mode than merge."""
-    loose = (column("id", "int64"), NAME, column("version", "int64"))
-    with opened(case) as warehouse:
-        run(warehouse, request(case, "a", LoadMode.MERGE, columns=loose, key=["id"]), [(1, "one", 1)])
-        wanted = request(case, "b", LoadMode.MERGE, columns=loose, key=["id"], base=1, cursor_target="version")
-        with refuses(InvalidKey, "NULL"):
-            run(warehouse, wanted, [(2, "x", 1), (2, "y", 2), (None, "x", 1), (None, "y", 2)])
-        for mode in (LoadMode.REPLACE, LoadMode.APPEND):
-            with refuses(InvalidKey, "2"):
-                run(warehouse, replace(wanted, mode=mode, run_id=f"c-{mode}"), [(2, "x", 1), (2, "y", 2)])
-    same([(1, "one")], rows_of(case))
-
-
 def a_table_whose_key_is_not_unique_is_not_merged_into(case: WarehouseCase) -> None:
     """Merging into doubled rows would update both: the error names the key that is there twice."""
     with opened(case) as warehouse:
@@ -427,8 +376,6 @@ LAWS: tuple[Law, ...] = (
     merge_of_nothing_but_keys,
     modes_may_change_between_loads,
     a_key_that_is_none_is_refused,
-    of_a_row_that_changed_while_it_was_read_the_newest_version_counts,
-    a_newest_version_without_a_key_is_refused,
     a_table_whose_key_is_not_unique_is_not_merged_into,
     a_committed_run_is_never_loaded_again,
     slices_commit_together,

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from datakit.errors import InvalidKey, LoadInProgress, RowsLost
 from datakit.model.load import LoadRequest, TableName
-from datakit.model.manifest import LoadMode
 from datakit.warehouses._identifiers import qualified, quote, quote_all
 from datakit.warehouses._ledger import Execute, Ledger
 from datakit.warehouses._values import describe_key
@@ -71,39 +70,6 @@ def check_key(execute: Execute, request: LoadRequest, table: TableName, what: st
     )
     if twice:
         raise _invalid_key(request, f"{what} has {twice[0][0]} rows of one key", twice[0][1:])
-
-
-def has_versions(request: LoadRequest) -> bool:
-    """Whether rows of one key may be versions of one row, of which the newest counts."""
-    return request.mode is LoadMode.MERGE and request.cursor_target in {column.name for column in request.columns}
-
-
-def keep_newest(execute: Execute, request: LoadRequest, staging: TableName, row: str) -> int:
-    """Delete staged rows that a newer version of the same row has superseded, and copies of one version.
-
-    A source that is written to while it is read may show a row before a change and again after it.
-
-    :param request: one that :func:`has_versions`.
-    :param row: the column that tells rows of this warehouse apart: ``rowid``, ``ctid``.
-    :returns: how many rows are left.
-    :raises InvalidKey: rows of one key are left, which the cursor cannot order: equal in it but not in the rest, or
-        NULL; or a key is NULL.
-    """
-    assert request.cursor_target is not None  # noqa: S101  # has_versions() has said so
-    key, cursor, table = quote_all(request.key), quote(request.cursor_target), qualified(staging)
-    everything = quote_all(column.name for column in request.columns)
-    execute(
-        f"DELETE FROM {table} WHERE {row} IN "
-        f"(SELECT place FROM (SELECT {row} AS place, {cursor} IS NOT NULL AS ordered, "
-        f"rank() OVER (PARTITION BY {key} ORDER BY {cursor} DESC NULLS LAST) AS version, "
-        f"row_number() OVER (PARTITION BY {everything}) AS copy FROM {table} "
-        f"WHERE ({key}) IN (SELECT {key} FROM {table} GROUP BY {key} HAVING count(*) > 1)) AS several "
-        "WHERE (ordered AND version > 1) OR copy > 1)",
-        (),
-    )
-    check_key(execute, request, staging, "the load")
-    left: int = execute(f"SELECT count(*) FROM {table}", ())[0][0]
-    return left
 
 
 def _invalid_key(request: LoadRequest, problem: str, example: tuple[object, ...]) -> InvalidKey:

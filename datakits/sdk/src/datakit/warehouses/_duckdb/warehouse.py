@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datakit.errors import DatakitError, InvalidKey, LoadInProgress
+from datakit.errors import DatakitError, LoadInProgress
 from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
 from datakit.model.manifest import LoadMode
 from datakit.warehouses import Load
@@ -18,14 +18,7 @@ from datakit.warehouses._changes import TableChanges, changes_to_fit, wanted_col
 from datakit.warehouses._duckdb import catalog
 from datakit.warehouses._duckdb.database import Database, lock_of
 from datakit.warehouses._duckdb.load import DuckDBLoad
-from datakit.warehouses._guards import (
-    check_base,
-    check_complete,
-    check_key,
-    has_versions,
-    keep_newest,
-    staging_lost,
-)
+from datakit.warehouses._guards import check_base, check_complete, check_key, staging_lost
 from datakit.warehouses._identifiers import check_names, literal, qualified, quote, quote_all, staging_table
 from datakit.warehouses._ledger import Execute, Ledger
 
@@ -119,7 +112,7 @@ class DuckDBWarehouse:
                 ledger = Ledger(execute, request.table.schema)
                 check_base(ledger, request)
                 if request.key:
-                    _check_staged_key(execute, request, staging)
+                    check_key(execute, request, staging, "the load")
                 self._apply(execute, request, staging)
                 record = ledger.record(request, sum(staged.values()), cursor)
                 ledger.close_run(request.run_id, request.dataset, request.table)
@@ -195,15 +188,6 @@ class DuckDBWarehouse:
 
 def _known(execute: Execute, table: TableName) -> bool:
     return catalog.ledger_exists(execute, table.schema)
-
-
-def _check_staged_key(execute: Execute, request: LoadRequest, staging: TableName) -> None:
-    try:
-        check_key(execute, request, staging, "the load")
-    except InvalidKey:
-        if not has_versions(request):
-            raise
-        keep_newest(execute, request, staging, "rowid")
 
 
 def _alter(execute: Execute, table: TableName, changes: TableChanges) -> None:

@@ -17,14 +17,7 @@ from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableNa
 from datakit.model.manifest import LoadMode
 from datakit.warehouses import Load
 from datakit.warehouses._changes import wanted_columns
-from datakit.warehouses._guards import (
-    check_base,
-    check_complete,
-    check_key,
-    has_versions,
-    keep_newest,
-    staging_lost,
-)
+from datakit.warehouses._guards import check_base, check_complete, check_key, staging_lost
 from datakit.warehouses._identifiers import check_names, qualified, staging_table
 from datakit.warehouses._ledger import LOADS, Execute, Ledger, RunUnderWay
 from datakit.warehouses._postgres import catalog
@@ -128,18 +121,11 @@ class PostgresWarehouse:
             check_base(ledger, request)
             staging = _open_staging(execute, request)
         try:
-            try:
-                with self._connections.transaction(table) as execute:
-                    record, obsolete = self._commit(execute, request, staging, cursor)
-            except _KeyViolatedError:
-                if not has_versions(request):
-                    raise
-                with self._connections.transaction(table) as execute:
-                    record, obsolete = self._commit(execute, request, staging, cursor, newest_only=True)
+            with self._connections.transaction(table) as execute:
+                record, obsolete = self._commit(execute, request, staging, cursor)
         except _KeyViolatedError as error:
             with self._connections.transaction(table) as execute:
-                if not has_versions(request):  # then the second try has checked it
-                    check_key(execute, request, staging, "the load")
+                check_key(execute, request, staging, "the load")
                 check_key(execute, request, request.table, "the table")
             if isinstance(error.violation, psycopg.errors.UniqueViolation):
                 raise InvalidKey(
@@ -175,18 +161,9 @@ class PostgresWarehouse:
             catalog.create_schema(execute, table)
 
     def _commit(
-        self,
-        execute: Execute,
-        request: LoadRequest,
-        staging: TableName,
-        cursor: str | None,
-        *,
-        newest_only: bool = False,
+        self, execute: Execute, request: LoadRequest, staging: TableName, cursor: str | None
     ) -> tuple[LoadRecord, list[RunUnderWay]]:
-        """Do the whole commit but its last statement; also returns the runs that it makes obsolete.
-
-        :param newest_only: look for superseded versions first, which costs a pass over staging.
-        """
+        """Do the whole commit but its last statement; also returns the runs that it makes obsolete."""
         execute("SELECT set_config('lock_timeout', $1, true)", (str(self._lock_timeout),))
         # one commit of a load at a time, also against a server process whose client died in the middle of one
         catalog.lock(execute, f"commit {request.dataset} {request.table}")
@@ -198,12 +175,9 @@ class PostgresWarehouse:
         check_complete(request, staged)
         rows = sum(staged.values())
         try:
-            if newest_only:
-                _check_held(rows, execute(f"SELECT count(*) FROM {qualified(staging)}", ())[0][0])
-                left = keep_newest(execute, request, staging, "ctid")
-                _check_held(left, apply(execute, request, staging))
-            else:
-                _check_held(rows, apply(execute, request, staging))
+            applied = apply(execute, request, staging)
+            if applied != rows:
+                raise _StagingLostError(rows, applied)
             record = ledger.record(request, rows, cursor)
         except (
             psycopg.errors.UniqueViolation,
@@ -250,11 +224,6 @@ class _StagingLostError(Exception):
         super().__init__()
         self.marked = marked
         self.held = held
-
-
-def _check_held(marked: int, held: int) -> None:
-    if held != marked:
-        raise _StagingLostError(marked, held)
 
 
 def _known(execute: Execute, table: TableName) -> bool:
