@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = {"datakit", "datakit-lab"}
+MEMBERS = ("datakits/sdk", "lab", "platform/sidecar", "platform/vault")
+OURS = {"datakit", "datakit-lab", "datakit-sidecar", "datakit-vault"}
 PIN = re.compile(
     r"^(?P<requirement>[A-Za-z0-9._-]+==[^\\\n]+)(?P<hashes>(?:\\\n +--hash=sha256:[0-9a-f]{64} *)*)", re.MULTILINE
 )
@@ -33,7 +34,7 @@ def pins(name: str) -> dict[str, tuple[str, str]]:
 def asked() -> list[Requirement]:
     """Return what our pyproject files ask for, extras and the development group included."""
     texts = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["dev"]
-    for member in ("datakits/sdk", "lab"):
+    for member in MEMBERS:
         project = tomllib.loads((ROOT / member / "pyproject.toml").read_text())["project"]
         texts += project["dependencies"]
         texts += [text for extra in project.get("optional-dependencies", {}).values() for text in extra]

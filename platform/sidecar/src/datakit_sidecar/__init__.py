@@ -1,0 +1,1 @@
+"""The sidecar: a keytab in Delinea becomes tickets and secrets in a memory volume."""
