@@ -1,8 +1,13 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .conftest import ENVIRONMENT
 
 CONTRACT = """\
 dataset: airline.flights
@@ -73,6 +78,8 @@ def test_a_tree_without_a_problem_passes_and_says_what_was_not_checked(tree: Any
         (LOCAL, "airline:", "airlin:", ":3:1", "called 'airline'"),
         (LOCAL, "name: local", "name: lab", ":1:1", "named 'lab'"),
         (LOCAL, "user: reader, ", "", ":4:3", "user is missing"),
+        (LOCAL, "{path:", "{pfad:", ":6:16", "unknown key 'pfad'"),
+        (LOCAL, "{path:", "{threads: none, path:", ":6:25", "threads is 'none', but must be a whole number"),
     ],
 )  # fmt: skip
 def test_each_mistake_is_found_at_its_place(
@@ -81,6 +88,79 @@ def test_each_mistake_is_found_at_its_place(
     tree.replace(file, old, new)
     problems = found()
     assert [subject for subject, what in problems if says in what] == [file + place], problems
+
+
+SECRETS = {"client_secret": "canary-5f2", "password": "12345"}
+POSTGRES = """\
+name: local
+runtime: process
+sources:
+  airline: {host: memory.corp.example, database: airline}
+warehouses:
+  finance-db:
+    host: db.corp.example
+    database: dwh
+    user: loader
+    password: PASSWORD
+"""
+
+
+def test_a_password_in_clear_text_is_refused_where_it_stands_and_never_shown(tree: Any, datakit: Any) -> None:
+    tree.replace(WAREHOUSE, "type: duckdb", "type: postgres")
+    tree.write(LOCAL, POSTGRES.replace("PASSWORD", "finance-db/password"))
+    assert 0 == datakit("check").code
+    tree.write(LOCAL, POSTGRES.replace("PASSWORD", "canary-5f2"))
+    result = datakit("check")
+    assert 78 == result.code
+    assert f"{LOCAL}:10:15: password is not shown, but must be REFERENCE/FIELD" in result.out
+    assert "1 problem in" in result.out
+    assert "canary" not in result.out + result.err
+
+
+def test_a_secret_is_found_also_in_a_section_that_no_adapter_of_ours_reads(tree: Any, found: Any, datakit: Any) -> None:
+    line = "  lake: {account: corp, oauth: {client_secret: canary-5f2, token: lake/token, password: 12345}}\n"
+    tree.write(LOCAL, ENVIRONMENT.format(data=tree.data, database=tree.database) + line)
+    expected = [(f"{LOCAL}:7:{line.index(value) + 1}", key) for key, value in SECRETS.items()]
+    assert expected == [(subject, what.split()[0]) for subject, what in found()]
+    assert "canary" not in datakit("check").out
+
+
+def test_a_section_is_judged_once_for_each_type_that_uses_it(tree: Any, found: Any) -> None:
+    text = (tree.root / WAREHOUSE).read_text().replace("name: finance", "name: sales")
+    tree.write("warehouses/sales/warehouse.yaml", text)
+    tree.replace(LOCAL, "{path:", "{pfad: x, path:")
+    assert [f"{LOCAL}:6:16"] == [subject for subject, _ in found()]
+
+
+def test_checking_imports_no_driver(tree: Any, adapter: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from datakit.cli._rules import check_tree\n"
+        "from datakit.model.project import Project\n"
+        "print(check_tree(Project.find(Path(sys.argv[1]))).problems)\n"
+        "print(sorted({'duckdb', 'psycopg', 'pgpq', 'mssql_python', 'pyarrow'} & set(sys.modules)))\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(tree.root)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(adapter)},
+    )
+    assert ["()", "[]"] == child.stdout.splitlines(), child.stderr
+
+
+def test_an_adapter_without_a_model_is_said_to_be_unchecked(tree: Any, adapter: Path, datakit: Any) -> None:
+    (adapter / "memory_source-1.0.dist-info" / "entry_points.txt").write_text(
+        "[datakit.sources]\nmemory = memory_source:open_source\n"
+        "[datakit.warehouses]\nlake = memory_source:open_source\nsea = no_such_module:open_sea\n"
+    )
+    for type_, says in (("lake", "has no model of its section"), ("sea", "cannot be imported here")):
+        tree.write(WAREHOUSE, (tree.root / WAREHOUSE).read_text().replace("type: duckdb", f"type: {type_}"))
+        result = datakit("check")
+        assert (0, True) == (result.code, f"the adapter {type_!r} {says}" in result.out), result.out
+        tree.replace(WAREHOUSE, f"type: {type_}", "type: duckdb")
 
 
 def test_merge_without_a_key_is_found(tree: Any, found: Any) -> None:

@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -18,8 +18,6 @@ from datakit.model.types import TYPE_NAMES, DataType
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-    from datakit.model.yaml import Document
 
 _SECRET = re.compile(r"passw|secret|token|credential|keytab", re.IGNORECASE)
 _KINDS = {
@@ -50,6 +48,13 @@ class Where:
 
     def __str__(self) -> str:
         return f"{self.line}:{self.column}"
+
+
+class Places(Protocol):
+    """Knows where the parts of some data stand in their file."""
+
+    def at(self, path: tuple[str | int, ...], *, key: bool = False) -> Where:
+        """Say where ``path`` stands; with ``key``, where its key stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,8 @@ def nearest(text: str, known: Iterable[str]) -> str | None:
     return plain[close[0]] if close else None
 
 
-def explain(findings: Sequence[ErrorDetails], model: type[BaseModel], document: Document | None) -> Iterator[Problem]:
-    """Turn pydantic's findings into problems; ``document`` knows the positions, if there is one."""
+def explain(findings: Sequence[ErrorDetails], model: type[BaseModel], places: Places | None) -> Iterator[Problem]:
+    """Turn pydantic's findings into problems; ``places`` knows the positions, if there is a file."""
     misspelt = {
         (*details["loc"][:-1], nearest(str(details["loc"][-1]), _keys(_type_at(model, details["loc"][:-1]))))
         for details in findings
@@ -96,10 +101,10 @@ def explain(findings: Sequence[ErrorDetails], model: type[BaseModel], document: 
             continue
         if details["type"] == "too_short" and any(_is_inside(other["loc"], details["loc"]) for other in findings):
             continue  # pydantic counts only the entries that are right
-        yield _explain(details, model, document)
+        yield _explain(details, model, places)
 
 
-def _explain(details: ErrorDetails, model: type[BaseModel], document: Document | None) -> Problem:
+def _explain(details: ErrorDetails, model: type[BaseModel], places: Places | None) -> Problem:
     path = details["loc"]
     if bad_key := path[-1:] == ("[key]",):  # how pydantic says that the name itself is wrong, not its value
         path = path[:-1]
@@ -109,16 +114,16 @@ def _explain(details: ErrorDetails, model: type[BaseModel], document: Document |
         known = _keys(_type_at(model, path[:-1]))
         near = nearest(str(path[-1]), known)
         return Problem(
-            _at(document, path, key=True),
+            _at(places, path, key=True),
             f"unknown key {_dotted(path)!r}",
             f"did you mean {near!r}?" if near else None,
             f"the keys here are: {', '.join(known)}" if known else None,
         )
     if kind == "missing":
         return Problem(
-            _at(document, path[:-1], key=True), f"the key {_dotted(path)!r} is missing", None, f"add {path[-1]}: …"
+            _at(places, path[:-1], key=True), f"the key {_dotted(path)!r} is missing", None, f"add {path[-1]}: …"
         )
-    where = _at(document, path, key=bad_key)
+    where = _at(places, path, key=bad_key)
     subject = f"the name {str(path[-1])!r}" if bad_key else f"{_dotted(path)} is {_show(value, path)}"
     choices = () if bad_key else _choices(_type_at(model, path))
     near = nearest(value, choices) if isinstance(value, str) and choices else None
@@ -145,8 +150,8 @@ def _entries(count: int) -> str:
     return "one entry" if count == 1 else f"{count} entries"
 
 
-def _at(document: Document | None, path: tuple[str | int, ...], *, key: bool = False) -> Where | None:
-    return document.at(path, key=key) if document is not None else None
+def _at(places: Places | None, path: tuple[str | int, ...], *, key: bool = False) -> Where | None:
+    return places.at(path, key=key) if places is not None else None
 
 
 def _dotted(path: Sequence[str | int]) -> str:

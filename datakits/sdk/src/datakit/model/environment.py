@@ -5,17 +5,21 @@ Never a secret: only references, which name files under the secrets folder (:mod
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from datakit.model._base import Model, text_like
 from datakit.model.manifest import KebabName
 
+SECRET_REFERENCE: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+"""What a :data:`SecretReference` looks like."""
+
 SecretReference = Annotated[
     str,
     text_like(
-        r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+        SECRET_REFERENCE.pattern,
         "REFERENCE/FIELD, which names a secret and never holds one, such as airline-reader/password",
     ),
 ]

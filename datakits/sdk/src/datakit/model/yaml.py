@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from datakit.errors import InvalidFile
-from datakit.model._problems import Problem, Where, explain, raise_all
+from datakit.model._problems import Places, Problem, Where, explain, raise_all
 
 __all__ = ["Document", "load", "parse", "validate", "write"]
 
@@ -136,6 +137,16 @@ class Document:
             )
         return _into(self.data, model, self.name, self)
 
+    def part_into(self, path: _Path, model: type[M]) -> M:
+        """Validate the mapping at ``path`` as ``model``; keys are named as the part has them, and placed in the file.
+
+        :raises InvalidFile: as :meth:`into`.
+        """
+        part: Any = self.data
+        for step in path:
+            part = part[step]
+        return _into(part, model, self.name, _Part(self, path))
+
     def _find(self, path: _Path, *, key: bool) -> yaml.Node | None:
         node = self._root
         for number, part in enumerate(path):
@@ -218,6 +229,17 @@ class Document:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The places of a part of a document."""
+
+    document: Document
+    path: _Path
+
+    def at(self, path: _Path, *, key: bool = False) -> Where:
+        return self.document.at((*self.path, *path), key=key)
+
+
 def load(path: Path, model: type[M]) -> M:
     """Read a file as ``model``.
 
@@ -249,11 +271,11 @@ def write(model: BaseModel) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
-def _into(data: dict[str, Any], model: type[M], name: str, document: Document | None) -> M:
+def _into(data: dict[str, Any], model: type[M], name: str, places: Places | None) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise_all(explain(error.errors(include_url=False), model, document), name)
+        raise_all(explain(error.errors(include_url=False), model, places), name)
         raise  # unreachable: there is at least one problem
 
 

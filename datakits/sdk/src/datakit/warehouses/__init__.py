@@ -16,19 +16,25 @@ Only ``commit`` changes what a reader of the table sees. Dying anywhere leaves t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel
 
 from datakit.errors import UnknownName
+from datakit.model import yaml
 from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Load", "Warehouse", "open_warehouse"]
+__all__ = ["Load", "Warehouse", "WarehouseAdapter", "adapter", "find_adapter", "open_warehouse"]
+
+M = TypeVar("M", bound=BaseModel)
+M_contra = TypeVar("M_contra", bound=BaseModel, contravariant=True)
 
 
 @runtime_checkable
@@ -104,6 +110,51 @@ class Warehouse(Protocol):
         """Close every connection. May be called twice."""
 
 
+class _Opens(Protocol[M_contra]):
+    def __call__(self, settings: M_contra, /, *, where: str, base: Path) -> Warehouse: ...
+
+
+class WarehouseAdapter(Generic[M]):
+    """What an entry point of ``datakit.warehouses`` names; :func:`adapter` makes one.
+
+    :ivar model: what a section of an environment has to look like. Known without the driver, so that ``datakit check``
+        can look at a section on a machine that never loads anything.
+    """
+
+    def __init__(self, model: type[M], opens: _Opens[M]) -> None:
+        self.model = model
+        self._opens = opens
+
+    def __call__(self, connection: Mapping[str, Any], *, where: str, base: Path) -> Warehouse:
+        """Validate the section and open the warehouse; parameters and errors as of :func:`open_warehouse`."""
+        return self._opens(yaml.validate(connection, self.model, where), where=where, base=base)
+
+
+def adapter(model: type[M]) -> Callable[[_Opens[M]], WarehouseAdapter[M]]:
+    """Decorate the function that opens a warehouse, given its section of an environment as ``model``::
+
+        @adapter(SnowflakeConnection)
+        def open_warehouse(settings: SnowflakeConnection, /, *, where: str, base: Path) -> Warehouse: ...
+
+    The module is imported wherever a tree is checked: it imports its driver inside the function.
+    """
+    return lambda opens: WarehouseAdapter(model, opens)
+
+
+def find_adapter(type_: str, *, where: str) -> WarehouseAdapter[Any]:
+    """Return the adapter of that type, without importing its driver.
+
+    :param type_: name of an entry point in ``datakit.warehouses``.
+    :param where: the file and key that name it, for errors.
+    :raises UnknownName: no adapter has that name.
+    """
+    adapters = {point.name: point for point in entry_points(group="datakit.warehouses")}
+    if type_ not in adapters:
+        raise UnknownName.of("warehouse type", type_, adapters, where=where)
+    found: WarehouseAdapter[Any] = adapters[type_].load()
+    return found
+
+
 def open_warehouse(type_: str, connection: Mapping[str, Any], *, where: str, base: Path | None = None) -> Warehouse:
     """Open the warehouse of that type.
 
@@ -115,8 +166,4 @@ def open_warehouse(type_: str, connection: Mapping[str, Any], *, where: str, bas
     :raises InvalidFile: the section has an unknown key or lacks one.
     :raises DriverMissing: the adapter's driver is not installed.
     """
-    adapters = {point.name: point for point in entry_points(group="datakit.warehouses")}
-    if type_ not in adapters:
-        raise UnknownName.of("warehouse type", type_, adapters, where=where)
-    warehouse: Warehouse = adapters[type_].load()(connection, where=where, base=base or Path())
-    return warehouse
+    return find_adapter(type_, where=where)(connection, where=where, base=base or Path())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from datakit.errors import DriverMissing
-from datakit.model import yaml
 from datakit.model._base import Model
-from datakit.warehouses import Warehouse
+from datakit.warehouses import Warehouse, adapter
 
 __all__ = ["DuckDBConnection", "open_warehouse"]
 
@@ -49,7 +47,8 @@ class DuckDBConnection(Model):
         return (base / Path(self.path).expanduser()).absolute()
 
 
-def open_warehouse(connection: Mapping[str, Any], *, where: str, base: Path) -> Warehouse:
+@adapter(DuckDBConnection)
+def open_warehouse(settings: DuckDBConnection, /, *, where: str, base: Path) -> Warehouse:
     """Open a DuckDB file as a warehouse. The file is opened at first use.
 
     :param base: folder that a relative ``path`` starts at.
@@ -57,7 +56,6 @@ def open_warehouse(connection: Mapping[str, Any], *, where: str, base: Path) -> 
     :raises InvalidFile: the section has an unknown key, lacks ``path``, or the file's folder does not exist.
     :raises DriverMissing: duckdb is not installed.
     """
-    settings = yaml.validate(connection, DuckDBConnection, where)
     try:
         from datakit.warehouses._duckdb.warehouse import DuckDBWarehouse
     except ImportError as error:

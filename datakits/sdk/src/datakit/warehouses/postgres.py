@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from datakit.errors import DriverMissing
-from datakit.model import yaml
 from datakit.model._base import Model
 from datakit.model.environment import SecretReference
 from datakit.model.manifest import Duration
-from datakit.warehouses import Warehouse
+from datakit.warehouses import Warehouse, adapter
 
 __all__ = ["PostgresConnection", "open_warehouse"]
 
@@ -64,7 +62,8 @@ class PostgresConnection(Model):
         return self
 
 
-def open_warehouse(connection: Mapping[str, Any], *, where: str, base: Path) -> Warehouse:
+@adapter(PostgresConnection)
+def open_warehouse(settings: PostgresConnection, /, *, where: str, base: Path) -> Warehouse:  # noqa: ARG001  # each adapter gets it
     """Open a PostgreSQL database as a warehouse. It is connected to at first use.
 
     :param base: folder that a relative ``sslrootcert`` starts at.
@@ -72,7 +71,6 @@ def open_warehouse(connection: Mapping[str, Any], *, where: str, base: Path) -> 
     :raises InvalidFile: the section has an unknown key, lacks one, or contradicts itself.
     :raises DriverMissing: psycopg or pgpq is not installed.
     """
-    settings = yaml.validate(connection, PostgresConnection, where)
     if settings.sslrootcert not in {None, "system"}:
         settings = settings.model_copy(update={"sslrootcert": str((base / str(settings.sslrootcert)).absolute())})
     try:

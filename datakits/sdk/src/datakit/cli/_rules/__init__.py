@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from datakit.cli._rules.connections import connection_notes, connection_problems
 from datakit.cli._rules.environments import environment_notes, environment_problems
 from datakit.cli._rules.landing import landing_notes, landing_problems
 from datakit.cli._rules.layout import layout_problems
@@ -42,9 +43,15 @@ def check_tree(project: Project, only: Path | None = None) -> Findings:
         source_problems,
         landing_problems,
         environment_problems,
+        connection_problems,
     )
     problems = [*_flat(project.broken), *(problem for rule in rules for problem in _flat(rule(project)))]
-    notes = [*source_notes(project), *landing_notes(project), *environment_notes(project)]
+    notes = [
+        *source_notes(project),
+        *landing_notes(project),
+        *environment_notes(project),
+        *connection_notes(project),
+    ]
     if only is not None and only.resolve() != project.root:
         prefix = f"{only.resolve()}/"
         problems = [problem for problem in problems if (problem.subject or "").startswith(prefix)]
