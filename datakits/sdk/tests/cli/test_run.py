@@ -10,6 +10,26 @@ import pytest
 from .conftest import Tree, flights
 
 FLIGHTS = ("--dataset", "airline.flights", "--warehouse", "finance", "--environment", "local")
+LOCAL = "warehouses/environments/local.yaml"
+WAREHOUSE = "warehouses/finance/warehouse.yaml"
+APPENDING = """\
+name: finance
+type: duckdb
+connection: finance-db
+schema: bronze
+ingest:
+  - {datakit: memory-bronze, mode: append, datasets: [airline.flights]}
+  - {datakit: memory-bronze, datasets: [airline.planes]}
+"""
+SECOND = """\
+kind: source
+name: second-source
+version: 1.0.0
+system: memory
+connection: second
+datasets:
+  notes: {table: notes, key: [NoteID]}
+"""
 
 
 def count(tree: Tree) -> int:
@@ -120,12 +140,69 @@ def test_without_a_dataset_a_run_loads_every_dataset_of_the_warehouse(tree: Tree
     assert 1 == len({report["run_id"] for report in reports})
 
 
+ALL = ("run", "--warehouse", "finance", "--environment", "local")
+
+
 def test_one_dataset_that_fails_does_not_keep_the_others_from_loading(tree: Tree, datakit: Any) -> None:
     (tree.data / "flights.arrow").unlink()
-    result = datakit("run", "--warehouse", "finance", "--environment", "local")
+    result = datakit(*ALL)
     assert 77 == result.code
     assert "error flights" in result.err
     assert "airline.planes → finance" in result.out
+
+
+def test_json_lists_each_dataset_of_a_warehouse_also_those_that_failed_or_had_nothing_new(
+    tree: Tree, datakit: Any
+) -> None:
+    appending(tree)
+    assert 0 == datakit(*ALL).code
+    (tree.data / "planes.arrow").unlink()
+    result = datakit(*ALL, "--json")
+    nothing, failed = json.loads(result.out)
+    assert ("airline.flights", "nothing", 99, "NothingToDo") == seen(nothing)
+    assert ("airline.planes", "failed", 77, "LoginRefused") == seen(failed)
+    assert failed["error"]["what"] in result.err
+    assert 77 == result.code, "that there is nothing new is no failure, and does not hide one"
+
+
+def test_json_prints_the_report_of_a_single_dataset_that_fails_too(tree: Tree, datakit: Any) -> None:
+    (tree.data / "flights.arrow").unlink()
+    result = datakit("run", *FLIGHTS, "--json")
+    assert ("airline.flights", "failed", 77, "LoginRefused") == seen(json.loads(result.out))
+    assert "LoginRefused" == json.loads(result.err.splitlines()[-1])["error"]["type"]
+
+
+def test_of_several_failures_one_that_a_retry_helps_decides_the_exit_code(tree: Tree, datakit: Any) -> None:
+    tree.write("datakits/second-source/datakit.yaml", SECOND)
+    tree.replace(
+        "datakits/memory-bronze/datakit.yaml", "airline-source\n", "airline-source\n  - datakit: second-source\n"
+    )
+    tree.replace("warehouses/finance/warehouse.yaml", "airline.planes]", "airline.planes, second.notes]")
+    tree.replace(LOCAL, "warehouses:", "  second: {host: memory.corp.example, database: /nonexistent}\nwarehouses:")
+    (tree.data / "planes.arrow").unlink()
+    result = datakit(*ALL, "--json")
+    assert [0, 77, 75] == [report["exit_code"] for report in json.loads(result.out)]
+    assert 75 == result.code
+
+
+def test_a_warehouse_that_has_nothing_new_is_skipped_and_one_that_has_something_is_done(
+    tree: Tree, datakit: Any
+) -> None:
+    appending(tree)
+    assert 0 == datakit(*ALL).code
+    assert 0 == datakit(*ALL).code, "planes have no cursor, so there is always something to load"
+    tree.write(WAREHOUSE, "".join(APPENDING.splitlines(keepends=True)[:-1]))
+    assert 99 == datakit(*ALL).code
+
+
+def seen(report: dict[str, Any]) -> tuple[str, str, int, str]:
+    return report["dataset"], report["status"], report["exit_code"], report["error"]["type"]
+
+
+def appending(tree: Tree) -> None:
+    """Let the warehouse append flights, by a cursor without lag, and merge planes."""
+    tree.replace("datakits/airline-source/datakit.yaml", "column: ModifiedAt, lag: 5m", "column: FlightID")
+    tree.write(WAREHOUSE, APPENDING)
 
 
 @pytest.mark.parametrize(

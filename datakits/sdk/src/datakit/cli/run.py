@@ -21,6 +21,7 @@ from datakit.errors import (
     Interrupted,
     InvalidFile,
     NothingToDo,
+    TemporaryError,
     UnsupportedProtocol,
 )
 
@@ -70,6 +71,10 @@ def run(
     """Load one dataset into one warehouse, and leave a run report; without --dataset, each one the warehouse takes.
 
     Options win over the JSON document of the run protocol in the environment variable DATAKIT_RUN.
+
+    --json prints the run report, of several datasets a list of them, also of those that fail or have nothing new. The
+    exit code of several is 75 if a retry helps one of them, else that of the first failure, else 99 if none had
+    anything new, else 0.
     """
     options = {
         "dataset": dataset,
@@ -81,7 +86,7 @@ def run(
         "run_id": run_id,
     }
     _log_to_stderr()
-    from datakit.ingest import run as run_dataset
+    from datakit.ingest import attempt
     from datakit.ingest.report import default_report_path
     from datakit.model.project import Project
 
@@ -90,38 +95,52 @@ def run(
     if by_hand and warehouse and not dataset and not slice_:
         raise typer.Exit(_run_all(warehouse, options))
     request = _request(options)
-    _show(run_dataset(request, Project.find(), report_path=report))
+    left, error = attempt(request, Project.find(), report_path=report)
+    if wants_json():
+        typer.echo(left.model_dump_json(indent=2))
+    if error is not None:
+        raise error
+    if not wants_json():
+        _show(left)
 
 
 def _run_all(warehouse: str, options: dict[str, Any]) -> int:
     """Load every dataset of a warehouse, one after the other; one that fails does not keep the others from loading.
 
-    :returns: the exit code of the first failure, else 99 if none had anything to load, else 0.
+    :returns: the exit code of the whole.
     """
-    from datakit.ingest import run as run_dataset
+    from datakit.ingest import attempt
     from datakit.model.project import Project
 
     project = Project.find()
     run_id = options["run_id"] or _new_run_id()
     reports: list[RunReport] = []
     errors: list[DatakitError] = []
-    for ingest in project.warehouse(warehouse).ingest:
-        for dataset in ingest.datasets:
-            request = _request({**options, "dataset": dataset, "run_id": run_id})
-            try:
-                reports.append(run_dataset(request, project))
-            except Interrupted:
-                raise
-            except DatakitError as error:
+    try:
+        for dataset in [dataset for ingest in project.warehouse(warehouse).ingest for dataset in ingest.datasets]:
+            report, error = attempt(_request({**options, "dataset": dataset, "run_id": run_id}), project)
+            reports.append(report)
+            if error is not None:
                 errors.append(error)
                 show_error(error)
-                continue
-            if not wants_json():
-                _show(reports[-1])
-    if wants_json():
-        print_json([report.model_dump(mode="json") for report in reports])
-    failures = [error.exit_code for error in errors if not isinstance(error, NothingToDo)]
-    return failures[0] if failures else NothingToDo.exit_code if errors and not reports else 0
+            elif not wants_json():
+                _show(report)
+            if isinstance(error, Interrupted):
+                break
+    finally:
+        if wants_json():
+            print_json([report.model_dump(mode="json") for report in reports])
+    return _exit_code(errors, loaded=len(reports) > len(errors))
+
+
+def _exit_code(errors: list[DatakitError], *, loaded: bool) -> int:
+    """Return 75 if a retry helps one of the datasets, else the first failure's, else 99 if nothing was loaded."""
+    failures = [error for error in errors if not isinstance(error, NothingToDo)]
+    if any(error.retryable for error in failures):
+        return TemporaryError.exit_code
+    if failures:
+        return failures[0].exit_code
+    return NothingToDo.exit_code if errors and not loaded else 0
 
 
 def _new_run_id() -> str:
@@ -217,9 +236,6 @@ def _log_to_stderr() -> None:
 
 
 def _show(report: RunReport) -> None:
-    if wants_json():
-        typer.echo(report.model_dump_json(indent=2))
-        return
     target = f"{report.dataset} → {report.warehouse} ({report.table})"
     match report.status:
         case "already_loaded":

@@ -10,11 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datakit.errors import DatakitError, NothingToDo
+from datakit.errors import DatakitError
 from datakit.ingest.ingestion import Ingestion
 from datakit.ingest.interrupts import Interrupts
 from datakit.ingest.progress import Progress, default_progress
-from datakit.ingest.report import ReportDraft, check_report_path, default_report_path, write_report
+from datakit.ingest.report import ReportDraft, check_report_path, default_report_path, unexpected, write_report
 from datakit.ingest.settings import Settings
 from datakit.model.run import RunReport, RunRequest
 from datakit.sources import Source, open_source
@@ -23,7 +23,7 @@ from datakit.warehouses import open_warehouse
 if TYPE_CHECKING:
     from datakit.model.project import Project
 
-__all__ = ["Ingestion", "Interrupts", "Progress", "ReportDraft", "Settings", "run"]
+__all__ = ["Ingestion", "Interrupts", "Progress", "ReportDraft", "Settings", "attempt", "run"]
 
 
 def run(
@@ -35,23 +35,29 @@ def run(
     :raises NothingToDo: there is nothing new; the report says so too.
     :raises DatakitError: any other failure; the report holds it, and the warehouse is as it was.
     """
+    report, error = attempt(request, project, report_path=report_path, progress=progress)
+    if error is not None:
+        raise error
+    return report
+
+
+def attempt(
+    request: RunRequest, project: Project, *, report_path: Path | None = None, progress: Progress | None = None
+) -> tuple[RunReport, DatakitError | None]:
+    """Do what :func:`run` does, and return the report with the error instead of raising it."""
     report_path = report_path or default_report_path()
     check_report_path(report_path)
     draft = ReportDraft(request)
+    failure: DatakitError | None = None
     try:
         report = draft.finish(_execute(request, project, draft, progress or default_progress()))
-    except NothingToDo as nothing:
-        write_report(draft.finish("nothing", nothing), report_path)
-        raise
     except DatakitError as error:
-        write_report(draft.finish("failed", error), report_path)
-        raise
+        failure, report = error, draft.finish_with(error)
     except BaseException as error:
-        unexpected = DatakitError(f"unexpected {type(error).__name__}", subject=request.dataset)
-        write_report(draft.finish("failed", unexpected), report_path)
+        write_report(draft.finish_with(unexpected(error, request.dataset)), report_path)
         raise
     write_report(report, report_path)
-    return report
+    return report, failure
 
 
 def _execute(request: RunRequest, project: Project, draft: ReportDraft, progress: Progress) -> str:

@@ -8,25 +8,24 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-from datakit.errors import ConfigurationError, DatakitError
+from datakit.errors import ConfigurationError, DatakitError, NothingToDo
 from datakit.ingest.settings import Settings
 from datakit.model.run import RunReport, RunRequest
 
 _XCOM_FOLDER: Final = Path("/airflow/xcom")
+_ASKED_FOR: Final = ("run_id", "dataset", "warehouse", "environment", "slice", "data_interval")
 
 
 class ReportDraft:
-    """Collects what is known so far; :meth:`finish` makes the report of it."""
+    """Collects what is known so far; :meth:`finish` makes the report of it.
 
-    def __init__(self, request: RunRequest) -> None:
-        self._request = request
+    :param request: None if it could not be read; :meth:`note` what is known of it nevertheless.
+    """
+
+    def __init__(self, request: RunRequest | None) -> None:
         self._started_at = datetime.now(UTC)
         self._started = monotonic()
-        self._known: dict[str, Any] = {
-            "environment": request.environment,
-            "slice": request.slice,
-            "data_interval": request.data_interval,
-        }
+        self._known: dict[str, Any] = {name: getattr(request, name) for name in _ASKED_FOR} if request else {}
 
     def note(self, **known: Any) -> None:
         """Set fields of the report."""
@@ -49,9 +48,6 @@ class ReportDraft:
             {
                 **self._known,
                 "status": status,
-                "run_id": self._request.run_id,
-                "dataset": self._request.dataset,
-                "warehouse": self._request.warehouse,
                 "started_at": self._started_at,
                 "ended_at": datetime.now(UTC),
                 "seconds": round(seconds, 3),
@@ -60,6 +56,15 @@ class ReportDraft:
                 "exit_code": error.exit_code if error else 0,
             }
         )
+
+    def finish_with(self, error: DatakitError) -> RunReport:
+        """Return the report of a run that ends with this error."""
+        return self.finish("nothing" if isinstance(error, NothingToDo) else "failed", error)
+
+
+def unexpected(error: BaseException, subject: str | None = None) -> DatakitError:
+    """Return what a report says of a bug. Not the exception's message: it may hold a secret."""
+    return DatakitError(f"unexpected {type(error).__name__}", subject=subject)
 
 
 def default_report_path() -> Path | None:
