@@ -92,14 +92,69 @@ def test_the_document_of_the_protocol_is_enough(tree: Tree, datakit: Any, monkey
         ('{"protocol": "1.0", "dataset": "a.b"}', "ConfigurationError", "no warehouse"),
     ],
 )
-def test_a_document_that_we_do_not_understand_is_refused(
-    tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch, document: str, error: str, says: str
+def test_a_document_that_we_do_not_understand_is_refused_with_a_report(
+    tree: Tree, datakit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str, error: str, says: str
 ) -> None:
+    path = tmp_path / "return.json"
     monkeypatch.setenv("DATAKIT_RUN", document)
+    monkeypatch.setenv("DATAKIT_REPORT", str(path))
     result = datakit("run", "--json")
     assert (78, error) == (result.code, json.loads(result.err)["error"]["type"])
     assert says in result.err
     assert not tree.database.exists()
+    report = json.loads(path.read_text())
+    assert report == json.loads(result.out)
+    assert ("failed", 78, error) == (report["status"], report["exit_code"], report["error"]["type"])
+    asked = json.loads(document) if document.endswith("}") else {}
+    names = ("run_id", "dataset", "warehouse", "slice")
+    assert [asked.get(name) for name in names] == [report[name] for name in names]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (("--dataset", "airline.flights", "--run-id", "r1"), "ConfigurationError", "no warehouse is given"),
+        ((*FLIGHTS, "--parallel", "many"), "ConfigurationError", "--parallel"),
+        ((*FLIGHTS, "--slise", "1/2"), "ConfigurationError", "No such option"),
+    ],
+)
+def test_arguments_that_are_no_good_leave_a_report_too(
+    tree: Tree,
+    datakit: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    error: str,
+    says: str,
+) -> None:
+    path = tmp_path / "return.json"
+    monkeypatch.setenv("DATAKIT_REPORT", str(path))
+    assert 78 == datakit("run", *arguments).code
+    report = json.loads(path.read_text())
+    assert ("failed", error, True) == (report["status"], report["error"]["type"], says in report["error"]["what"])
+
+
+def test_a_run_without_a_tree_leaves_a_report(datakit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert 78 == datakit("run", *FLIGHTS, "--run-id", "r1", "--report", "return.json").code
+    report = json.loads((tmp_path / "return.json").read_text())
+    assert ("failed", "r1", "airline.flights", None) == (
+        report["status"],
+        report["run_id"],
+        report["dataset"],
+        report["table"],
+    )
+    assert "there is no datakit or warehouse here" == report["error"]["what"]
+
+
+def test_where_no_report_can_be_written_that_is_said_beside_the_mistake(
+    tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAKIT_REPORT", "/nonexistent/return.json")
+    result = datakit("run", *FLIGHTS, "--slise", "1/2")
+    assert 78 == result.code
+    assert "No such option" in result.err
+    assert "report cannot be written" in result.err
 
 
 def test_nothing_new_is_exit_code_99_and_no_error(tree: Tree, datakit: Any) -> None:

@@ -80,6 +80,8 @@ def _call(arguments: list[str]) -> int:
     except _UsageError as error:
         usage = _explain_usage(error)
         show_error(usage)
+        if arguments[:1] == ["run"]:
+            _leave_report(usage)
         return usage.exit_code
     except (BrokenPipeError, SystemExit) as error:
         # Typer turns a broken pipe into exit code 1, but a reader that has seen enough, such as head, is no failure.
@@ -91,6 +93,16 @@ def _call(arguments: list[str]) -> int:
         show_unexpected(error)
         return DatakitError.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _leave_report(usage: ConfigurationError) -> None:
+    """Leave a run report also where the arguments of the run are no good; where it goes, only the environment says."""
+    from datakit.ingest.report import default_report_path
+
+    try:
+        run.leave_report(usage, default_report_path())
+    except ConfigurationError as error:
+        show_error(error)
 
 
 def _explain_usage(error: Exception) -> ConfigurationError:

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,18 +91,53 @@ def run(
     from datakit.ingest.report import default_report_path
     from datakit.model.project import Project
 
+    report_path = report or default_report_path()
     # Whoever wants a run report, or gives a document, is an orchestrator, and its runs have one dataset.
-    by_hand = not (os.environ.get("DATAKIT_RUN") or report or default_report_path())
+    by_hand = not (os.environ.get("DATAKIT_RUN") or report_path)
     if by_hand and warehouse and not dataset and not slice_:
         raise typer.Exit(_run_all(warehouse, options))
-    request = _request(options)
-    left, error = attempt(request, Project.find(), report_path=report)
+    try:
+        request, project = _request(options), Project.find()
+    except DatakitError as refusal:
+        leave_report(refusal, report_path, options)
+        raise
+    left, error = attempt(request, project, report_path=report_path)
     if wants_json():
         typer.echo(left.model_dump_json(indent=2))
     if error is not None:
         raise error
     if not wants_json():
         _show(left)
+
+
+def leave_report(error: DatakitError, path: Path | None, options: Mapping[str, Any] | None = None) -> None:
+    """Leave the report of a request that cannot be carried out, with what can be read of it.
+
+    :param path: where the report goes; None writes none.
+    :raises ConfigurationError: it cannot be written there.
+    """
+    from datakit.ingest import ReportDraft
+    from datakit.ingest.report import check_report_path, write_report
+
+    check_report_path(path)
+    draft = ReportDraft(None)
+    draft.note(**_readable(options or {}))
+    report = draft.finish_with(error)
+    write_report(report, path)
+    if wants_json():
+        typer.echo(report.model_dump_json(indent=2))
+
+
+def _readable(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a request says of itself as text, however wrong the rest of it is."""
+    try:
+        document = json.loads(os.environ.get("DATAKIT_RUN") or "{}")
+    except json.JSONDecodeError:
+        document = {}
+    asked: dict[str, Any] = document if isinstance(document, dict) else {}
+    asked = asked | {name: value for name, value in options.items() if value is not None}
+    names = ("run_id", "dataset", "warehouse", "environment", "slice")
+    return {name: asked[name] for name in names if isinstance(asked.get(name), str)}
 
 
 def _run_all(warehouse: str, options: dict[str, Any]) -> int:

@@ -89,9 +89,11 @@ class RunReport(BaseModel):
             description="planned and staged are a sliced run's first steps; already_loaded is a retry of a finished run"
         ),
     ]
-    run_id: str
-    dataset: str
-    warehouse: str
+    run_id: Annotated[str | None, Field(description="None where the request could not be read; dataset likewise")] = (
+        None
+    )
+    dataset: str | None = None
+    warehouse: str | None = None
     environment: str | None = None
     table: Annotated[str | None, Field(description="SCHEMA.TABLE in the warehouse")] = None
     datakit: Annotated[str | None, Field(description="The bronze datakit, NAME@VERSION")] = None
