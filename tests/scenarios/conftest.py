@@ -45,7 +45,7 @@ def house(
         tickets=lab_tickets,
         secrets=lab_secrets,
         environment=clean_environment()
-        | {name: os.environ[name] for name in ("KRB5_CONFIG", "KRB5CCNAME", "DATAKIT_SECRETS")},
+        | {name: os.environ[name] for name in ("KRB5_CONFIG", "KRB5CCNAME", "DATAKIT_SECRETS", "DATAKIT_CREDENTIALS_WAIT")},
     )
     house.sql("CREATE SCHEMA ops")
     house.sql(ORDERS)

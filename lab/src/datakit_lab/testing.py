@@ -5,7 +5,8 @@ ports of their own; they end with the worker, however that ends.
 
 Session-wide: ``lab_kdc``, ``lab_certificate``, ``lab_postgres``, ``lab_sqlserver``. For one test:
 ``lab_own_sqlserver`` (a double to change), ``lab_database`` (an empty database and the role that owns it),
-``lab_tickets`` (a credential cache of the service account) and ``lab_secrets`` (the folder of secret files).
+``lab_tickets`` (a credential cache of the service account) and ``lab_secrets`` (the folder of secret files). The last
+two also set ``DATAKIT_CREDENTIALS_WAIT`` to nothing, because what a test takes away does not come back by itself.
 """
 
 from __future__ import annotations
@@ -248,6 +249,7 @@ def lab_tickets(lab_kdc: Kdc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     tickets.renew()
     monkeypatch.setenv("KRB5CCNAME", f"FILE:{tickets.ccache}")
+    monkeypatch.setenv("DATAKIT_CREDENTIALS_WAIT", "0s")
     return tickets
 
 
@@ -257,4 +259,5 @@ def lab_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LabSecrets:
     folder = tmp_path / "secrets"
     folder.mkdir()
     monkeypatch.setenv("DATAKIT_SECRETS", str(folder))
+    monkeypatch.setenv("DATAKIT_CREDENTIALS_WAIT", "0s")
     return LabSecrets(folder)

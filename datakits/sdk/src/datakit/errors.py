@@ -26,6 +26,7 @@
     │   ├── SecretUnavailable           a secret's file is missing, unreadable or empty
     │   └── LoginRefused                the server does not let this principal in
     ├── TemporaryError              75  may pass by itself; retry
+    │   ├── CredentialsNotReady         no usable ticket or secret was published in time
     │   ├── SourceUnavailable           the source system cannot be reached, or dropped the connection
     │   ├── WarehouseUnavailable        the warehouse cannot be reached, is full, or dropped the connection
     │   ├── LoadInProgress              another run loads the same dataset into the same warehouse
@@ -224,6 +225,10 @@ class TemporaryError(DatakitError):
 
     exit_code = 75
     retryable = True
+
+
+class CredentialsNotReady(TemporaryError):
+    """No usable ticket or secret was published in time; the sidecar may be waiting for the vault or a KDC itself."""
 
 
 class SourceUnavailable(TemporaryError):

@@ -137,6 +137,7 @@ def _clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("DATAKIT_", "KRB5")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("KRB5CCNAME", f"FILE:{tmp_path}/no-tickets")
+    monkeypatch.setenv("DATAKIT_CREDENTIALS_WAIT", "0s")
 
 
 @pytest.fixture

@@ -112,6 +112,32 @@ def test_a_ticket_that_ends_soon_is_doubtful(tree: Tree, by_ticket: LabTickets, 
     assert (0, "doubtful") == (seen.code, seen.state(f"tickets (FILE:{by_ticket.ccache})"))
 
 
+def test_a_cache_and_a_secret_that_everybody_may_read_are_doubtful(
+    tree: Tree, by_ticket: LabTickets, doctor: Any, lab_secrets: LabSecrets
+) -> None:
+    by_ticket.ccache.chmod(0o644)
+    lab_secrets.publish("finance/password", "x").chmod(0o644)
+    tree.replace(LOCAL, "{path:", "{password: finance/password, path:")
+    seen = doctor("-e", "local")
+    assert "everybody on this machine" in seen.findings[f"tickets (FILE:{by_ticket.ccache})"]["detail"]
+    assert "doubtful" == seen.state("secret finance/password")
+
+
+def test_each_principal_has_its_own_cache_in_the_folder_of_tickets(
+    tree: Tree, by_ticket: LabTickets, doctor: Any, monkeypatch: Any
+) -> None:
+    folder = by_ticket.ccache.parent
+    monkeypatch.setenv("DATAKIT_TICKETS", str(folder))
+    monkeypatch.setenv("KRB5CCNAME", "FILE:/somebody/elses")
+    loader = f"{{host: db.lab.test, gssapi: true, principal: loader@{by_ticket.kdc.realm}}}"
+    tree.replace(LOCAL, f"{{path: {tree.database}}}", loader)
+    seen = doctor("-e", "local")
+    assert "good" == seen.state("ticket for airline")
+    assert "bad" == seen.state(f"tickets (FILE:{folder}/loader)")
+    (folder / "loader").write_bytes(by_ticket.ccache.read_bytes())
+    assert "not to loader" in doctor("-e", "local").findings["ticket for finance-db"]["detail"]
+
+
 @pytest.mark.parametrize("content", [b"", b"\x05\x04garbage"])
 def test_a_corrupt_cache_is_named(tree: Tree, by_ticket: LabTickets, doctor: Any, content: bytes) -> None:
     by_ticket.ccache.write_bytes(content)

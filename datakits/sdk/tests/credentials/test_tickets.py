@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import struct
 import subprocess
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +22,8 @@ from datakit.errors import (
 )
 from datakit_lab.testing import LabTickets
 
+from .caches import cache, written
+
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SQL = "MSSQLSvc/sql.lab.test:1433"
 
@@ -34,56 +34,12 @@ def _no_ambient_kerberos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KRB5_CLIENT_KTNAME", raising=False)
 
 
-def _data(value: bytes) -> bytes:
-    return struct.pack(">I", len(value)) + value
-
-
-def _principal(name: str, realm: str) -> bytes:
-    parts = name.split("/")
-    return struct.pack(">II", 1, len(parts)) + _data(realm.encode()) + b"".join(_data(part.encode()) for part in parts)
-
-
-def _entry(service: str, realm: str, starts: datetime, ends: datetime | None, version: int) -> bytes:
-    begin, end = int(starts.timestamp()), 0 if ends is None else int(ends.timestamp())
-    return (
-        _principal("svc", "LAB.TEST")
-        + _principal(service, realm)
-        + struct.pack(">H", 18) * (2 if version == 3 else 1)
-        + _data(b"k" * 32)
-        + struct.pack(">IIII", begin, begin, end, 0)
-        + b"\0"
-        + struct.pack(">I", 0x40E10000)
-        + struct.pack(">I", 1)
-        + struct.pack(">H", 2)
-        + _data(b"\x7f\0\0\1")
-        + struct.pack(">I", 0)
-        + _data(b"ticket" * 50)
-        + _data(b"")
-    )
-
-
-def _cache(entries: Sequence[tuple[str, datetime, datetime | None]], *, version: int = 4) -> bytes:
-    head = b"\x05" + bytes([version])
-    if version == 4:
-        head += struct.pack(">H", 12) + struct.pack(">HHII", 1, 8, 0, 0)
-    body = b"".join(
-        _entry(service, "X-CACHECONF:" if service.startswith("krb5_ccache_conf") else "LAB.TEST", starts, ends, version)
-        for service, starts, ends in entries
-    )
-    return head + _principal("svc", "LAB.TEST") + body
-
-
-def _written(path: Path, data: bytes) -> str:
-    path.write_bytes(data)
-    return f"FILE:{path}"
-
-
 HOUR = timedelta(hours=1)
 
 
 @pytest.mark.parametrize("version", [3, 4])
 def test_a_cache_names_principal_services_and_the_end_of_each(tmp_path: Path, version: int) -> None:
-    data = _cache(
+    data = cache(
         [
             ("krbtgt/LAB.TEST", NOW - HOUR, NOW + HOUR),
             ("krb5_ccache_conf_data/pa_type/krbtgt", NOW, NOW + 99 * HOUR),
@@ -92,19 +48,19 @@ def test_a_cache_names_principal_services_and_the_end_of_each(tmp_path: Path, ve
         ],
         version=version,
     )
-    cache = describe_ticket(_written(tmp_path / "cc", data))
-    assert cache is not None
-    assert cache.principal == "svc@LAB.TEST"
-    assert [ticket.service for ticket in cache.tickets] == ["krbtgt/LAB.TEST@LAB.TEST", f"{SQL}@LAB.TEST"]
-    assert cache.seconds_left(NOW) == 7200
-    assert cache.tickets[1].ends == NOW + 2 * HOUR
+    found = describe_ticket(written(tmp_path / "cc", data))
+    assert found is not None
+    assert found.principal == "svc@LAB.TEST"
+    assert [ticket.service for ticket in found.tickets] == ["krbtgt/LAB.TEST@LAB.TEST", f"{SQL}@LAB.TEST"]
+    assert found.seconds_left(NOW) == 7200
+    assert found.tickets[1].ends == NOW + 2 * HOUR
 
 
 def test_every_truncation_of_a_cache_is_corrupt_or_shorter_but_never_a_crash(tmp_path: Path) -> None:
-    data = _cache([("krbtgt/LAB.TEST", NOW - HOUR, NOW + HOUR), (SQL, NOW - HOUR, NOW + HOUR)])
+    data = cache([("krbtgt/LAB.TEST", NOW - HOUR, NOW + HOUR), (SQL, NOW - HOUR, NOW + HOUR)])
     whole = 0
     for length in range(1, len(data)):
-        name = _written(tmp_path / "cc", data[:length])
+        name = written(tmp_path / "cc", data[:length])
         with contextlib.suppress(TicketCorrupt):
             describe_ticket(name)
             whole += 1
@@ -114,12 +70,12 @@ def test_every_truncation_of_a_cache_is_corrupt_or_shorter_but_never_a_crash(tmp
 @pytest.mark.parametrize("data", [b"garbage", b"\x05\x04" + b"\xff" * 64, b"BZh91AY", b"\x05\x01\0\0", os.urandom(999)])
 def test_garbage_is_named_as_corrupt(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(TicketCorrupt, match="not a whole credential cache"):
-        check_ticket(None, name=_written(tmp_path / "cc", data))
+        check_ticket(None, name=written(tmp_path / "cc", data))
 
 
 def test_an_empty_file_is_named_as_empty(tmp_path: Path) -> None:
     with pytest.raises(TicketCorrupt, match="is empty"):
-        check_ticket(None, name=_written(tmp_path / "cc", b""))
+        check_ticket(None, name=written(tmp_path / "cc", b""))
 
 
 def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
@@ -144,73 +100,73 @@ def test_without_the_variable_the_default_of_krb5_conf_is_read(tmp_path: Path, m
 
 
 def test_when_all_tickets_have_expired_the_last_end_is_told_in_utc(tmp_path: Path) -> None:
-    data = _cache([("krbtgt/LAB.TEST", NOW - 3 * HOUR, NOW - 2 * HOUR), (SQL, NOW - 3 * HOUR, NOW - HOUR)])
+    data = cache([("krbtgt/LAB.TEST", NOW - 3 * HOUR, NOW - 2 * HOUR), (SQL, NOW - 3 * HOUR, NOW - HOUR)])
     with pytest.raises(TicketExpired) as caught:
-        check_ticket(None, [SQL], name=_written(tmp_path / "cc", data), now=NOW)
+        check_ticket(None, [SQL], name=written(tmp_path / "cc", data), now=NOW)
     assert "2026-03-01 11:00:00 UTC" in str(caught.value)
     assert "2026-03-01 12:00:00 UTC" in str(caught.value)
 
 
 def test_an_expired_granting_ticket_does_not_matter_while_the_service_ticket_lives(tmp_path: Path) -> None:
-    data = _cache([("krbtgt/LAB.TEST", NOW - 3 * HOUR, NOW - HOUR), (SQL, NOW - 3 * HOUR, NOW + HOUR)])
-    assert check_ticket("svc@LAB.TEST", [SQL], name=_written(tmp_path / "cc", data), now=NOW) is not None
+    data = cache([("krbtgt/LAB.TEST", NOW - 3 * HOUR, NOW - HOUR), (SQL, NOW - 3 * HOUR, NOW + HOUR)])
+    assert check_ticket("svc@LAB.TEST", [SQL], name=written(tmp_path / "cc", data), now=NOW) is not None
 
 
 def test_a_living_ticket_for_another_service_does_not_hide_the_expired_one(tmp_path: Path) -> None:
-    data = _cache([(SQL, NOW - 3 * HOUR, NOW - HOUR), ("postgres/db.lab.test", NOW - HOUR, NOW + HOUR)])
+    data = cache([(SQL, NOW - 3 * HOUR, NOW - HOUR), ("postgres/db.lab.test", NOW - HOUR, NOW + HOUR)])
     with pytest.raises(TicketExpired, match=SQL):
-        check_ticket(None, [SQL], name=_written(tmp_path / "cc", data), now=NOW)
+        check_ticket(None, [SQL], name=written(tmp_path / "cc", data), now=NOW)
 
 
 def test_a_cache_without_ticket_for_the_service_names_what_it_holds(tmp_path: Path) -> None:
-    data = _cache([("postgres/db.lab.test", NOW - HOUR, NOW + HOUR)])
+    data = cache([("postgres/db.lab.test", NOW - HOUR, NOW + HOUR)])
     with pytest.raises(TicketMissing) as caught:
-        check_ticket(None, [SQL], name=_written(tmp_path / "cc", data), now=NOW)
+        check_ticket(None, [SQL], name=written(tmp_path / "cc", data), now=NOW)
     assert SQL in str(caught.value)
     assert "postgres/db.lab.test@LAB.TEST" in str(caught.value)
 
 
 def test_a_service_name_in_other_case_is_told(tmp_path: Path) -> None:
-    data = _cache([("MSSQLSvc/SQL.lab.test:1433", NOW - HOUR, NOW + HOUR)])
+    data = cache([("MSSQLSvc/SQL.lab.test:1433", NOW - HOUR, NOW + HOUR)])
     with pytest.raises(TicketMissing, match="upper and lower case"):
-        check_ticket(None, [SQL], name=_written(tmp_path / "cc", data), now=NOW)
+        check_ticket(None, [SQL], name=written(tmp_path / "cc", data), now=NOW)
 
 
 def test_an_initialised_cache_without_tickets_is_missing_them(tmp_path: Path) -> None:
     with pytest.raises(TicketMissing, match="holds no ticket"):
-        check_ticket(None, name=_written(tmp_path / "cc", _cache([])), now=NOW)
+        check_ticket(None, name=written(tmp_path / "cc", cache([])), now=NOW)
 
 
 def test_a_ticket_from_the_future_points_at_the_clock(tmp_path: Path) -> None:
-    data = _cache([("krbtgt/LAB.TEST", NOW + HOUR, NOW + 9 * HOUR)])
+    data = cache([("krbtgt/LAB.TEST", NOW + HOUR, NOW + 9 * HOUR)])
     with pytest.raises(TicketError, match="clock is behind"):
-        check_ticket(None, name=_written(tmp_path / "cc", data), now=NOW)
+        check_ticket(None, name=written(tmp_path / "cc", data), now=NOW)
 
 
 def test_the_wrong_principal_names_both(tmp_path: Path) -> None:
-    data = _cache([("krbtgt/LAB.TEST", NOW - HOUR, NOW + HOUR)])
+    data = cache([("krbtgt/LAB.TEST", NOW - HOUR, NOW + HOUR)])
     with pytest.raises(WrongPrincipal, match=r"svc@LAB\.TEST, not to other@LAB\.TEST"):
-        check_ticket("other@LAB.TEST", name=_written(tmp_path / "cc", data), now=NOW)
+        check_ticket("other@LAB.TEST", name=written(tmp_path / "cc", data), now=NOW)
 
 
 def test_a_dir_cache_is_read_through_its_primary(tmp_path: Path) -> None:
-    data = _cache([("krbtgt/LAB.TEST", NOW - HOUR, NOW + HOUR)])
+    data = cache([("krbtgt/LAB.TEST", NOW - HOUR, NOW + HOUR)])
     (tmp_path / "tktabc").write_bytes(data)
     (tmp_path / "primary").write_text("tktabc\n")
     for name in (f"DIR:{tmp_path}", f"DIR::{tmp_path}/tktabc"):
-        cache = describe_ticket(name)
-        assert cache is not None
-        assert cache.path == str(tmp_path / "tktabc")
+        found = describe_ticket(name)
+        assert found is not None
+        assert found.path == str(tmp_path / "tktabc")
 
 
 @pytest.mark.parametrize("kind", ["KEYRING", "KCM"])
 def test_caches_of_the_kernel_or_a_daemon_are_refused_in_a_container(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datakit.credentials.tickets._CONTAINER_MARKS", (tmp_path,))
+    monkeypatch.setattr("datakit.credentials._ccache._CONTAINER_MARKS", (tmp_path,))
     with pytest.raises(TicketMissing, match="container"):
         check_ticket(None, name=f"{kind}:1000")
-    monkeypatch.setattr("datakit.credentials.tickets._CONTAINER_MARKS", ())
+    monkeypatch.setattr("datakit.credentials._ccache._CONTAINER_MARKS", ())
     assert check_ticket(None, name=f"{kind}:1000") is None
 
 
@@ -229,7 +185,7 @@ def test_an_unreadable_cache_names_uid_owner_and_mode(tmp_path: Path) -> None:
     folder = Path("/tmp", f"datakit-{os.getpid()}-{tmp_path.name}")
     folder.mkdir(mode=0o755)
     path = folder / "cc"
-    path.write_bytes(_cache([("krbtgt/LAB.TEST", NOW - HOUR, NOW + HOUR)]))
+    path.write_bytes(cache([("krbtgt/LAB.TEST", NOW - HOUR, NOW + HOUR)]))
     path.chmod(0o600)
     child = os.fork()
     if child == 0:  # the interpreter of a virtual environment under /root cannot be started by another user
@@ -255,11 +211,11 @@ def test_reading_tickets_imports_no_kerberos_library() -> None:
 
 
 def test_a_real_cache_reads_as_klist_shows_it(lab_tickets: LabTickets) -> None:
-    cache = describe_ticket(f"FILE:{lab_tickets.ccache}")
-    assert cache is not None
+    found = describe_ticket(f"FILE:{lab_tickets.ccache}")
+    assert found is not None
     shown = subprocess.run(["klist", "-c", str(lab_tickets.ccache)], capture_output=True, text=True, check=True).stdout
-    assert f"Default principal: {cache.principal}\n" in shown
-    assert all(ticket.service in shown for ticket in cache.tickets)
-    assert [ticket.is_granting for ticket in cache.tickets] == [True]
-    assert 0 < cache.seconds_left() <= lab_tickets.kdc.ticket_life.total_seconds() + 1
-    check_ticket(cache.principal, [SQL], name=str(lab_tickets.ccache))
+    assert f"Default principal: {found.principal}\n" in shown
+    assert all(ticket.service in shown for ticket in found.tickets)
+    assert [ticket.is_granting for ticket in found.tickets] == [True]
+    assert 0 < found.seconds_left() <= lab_tickets.kdc.ticket_life.total_seconds() + 1
+    check_ticket(found.principal, [SQL], name=str(lab_tickets.ccache))

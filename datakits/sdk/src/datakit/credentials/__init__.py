@@ -1,5 +1,5 @@
 """Credentials as the sidecar leaves them: secret files and Kerberos tickets. Nothing here keeps one."""
 
-from datakit.credentials.secrets import Secret, read_secret, secrets_folder
+from datakit.credentials.secrets import Login, Secret, read_secret, secrets_folder
 
-__all__ = ["Secret", "read_secret", "secrets_folder"]
+__all__ = ["Login", "Secret", "read_secret", "secrets_folder"]

@@ -1,79 +1,44 @@
 """Kerberos tickets: what the credential cache holds, said before a driver fails on it in its own words.
 
-It reads the cache by hand instead of asking libkrb5, because a datakit must start where no Kerberos development files
-were ever installed, and because "the third entry expired at 10:00 UTC, and you are uid 50000 while the file belongs
-to 1001" is what libkrb5 does not say. Keys and tickets in the file are skipped, never kept.
-
-The format is MIT's, "Credential cache file format", versions 3 and 4:
-https://web.mit.edu/kerberos/krb5-latest/doc/formats/ccache_file_format.html
+Which cache: the file named after the principal in the folder ``DATAKIT_TICKETS``, else what ``KRB5CCNAME`` says, else
+the file named after the principal in ``/run/datakit/tickets``, where the sidecar publishes, else libkrb5's default.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import stat
-import struct
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from datakit.errors import TicketCorrupt, TicketError, TicketExpired, TicketMissing, TicketUnreadable, WrongPrincipal
+from datakit.credentials._ccache import Ticket, TicketCache, default_name, locate, read_cache
+from datakit.credentials._waiting import NotYetError, wait_for
+from datakit.errors import TicketError, TicketExpired, TicketMissing, WrongPrincipal
 
-__all__ = ["Ticket", "TicketCache", "check_ticket", "describe_ticket"]
+__all__ = ["Ticket", "TicketCache", "cache_name", "check_ticket", "describe_ticket", "usable_ticket"]
 
-_CONFIG_REALM: Final = "X-CACHECONF:"
-_CLOCK_SKEW_SECONDS: Final = 300
+_NAME: Final = "KRB5CCNAME"
+_DEFAULT_FOLDER: Final = Path("/run/datakit/tickets")
+_CLOCK_SKEW: Final = timedelta(minutes=5)
 """libkrb5's default ``clockskew``: how far two clocks may differ."""
 
-_CONTAINER_MARKS: Final = (Path("/.dockerenv"), Path("/run/.containerenv"), Path("/var/run/secrets/kubernetes.io"))
+_LEAST_LIFE: Final = timedelta(seconds=2)
+"""A ticket that ends sooner may end between this look and the server's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """One ticket, without its key.
+def cache_name(principal: str | None) -> str:
+    """Return the credential cache of a principal, as ``KRB5CCNAME`` has it.
 
-    :ivar service: the server principal, ``krbtgt/REALM@REALM`` for the ticket-granting ticket.
+    :param principal: ``user@REALM``; of None only ``KRB5CCNAME`` and libkrb5's default are known.
     """
-
-    service: str
-    starts: datetime
-    ends: datetime
-    renewable_until: datetime | None
-
-    @property
-    def is_granting(self) -> bool:
-        """Whether other tickets can be had with this one."""
-        return self.service.startswith("krbtgt/")
-
-    @property
-    def name(self) -> str:
-        """The service without its realm."""
-        return self.service.rpartition("@")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class TicketCache:
-    """What a credential cache holds.
-
-    :ivar path: the file.
-    :ivar principal: the client, ``user@REALM``.
-    """
-
-    path: str
-    principal: str
-    tickets: tuple[Ticket, ...]
-
-    def seconds_left(self, now: datetime | None = None) -> float:
-        """Return how long the longest-lived ticket lives still, in seconds; 0 if none does."""
-        now = now or datetime.now(UTC)
-        return max((max(0.0, (ticket.ends - now).total_seconds()) for ticket in self.tickets), default=0.0)
+    return _published_name(principal) or _variable.given or default_name()
 
 
 def describe_ticket(name: str | None = None) -> TicketCache | None:
-    """Read the credential cache.
+    """Read a credential cache.
 
     :param name: as in KRB5CCNAME, which is the default: ``FILE:path``, a path, ``DIR:path``.
     :returns: None if the cache is of a kind that only libkrb5 can look into.
@@ -81,43 +46,110 @@ def describe_ticket(name: str | None = None) -> TicketCache | None:
     :raises TicketUnreadable: this process may not read it; names uid, owner and mode.
     :raises TicketCorrupt: it is empty, truncated or something else.
     """
-    path = _locate(name or os.environ.get("KRB5CCNAME") or _default_name())
-    if path is None:
-        return None
-    data = _read(path)
-    if not data:
-        raise TicketCorrupt(
-            "the credential cache is empty",
-            subject=str(path),
-            cause="whoever writes it truncates the file before it has a ticket, or the disk is full",
-            fix="let the writer publish with a temporary file and a rename; make a new one with kinit",
-        )
     try:
-        principal, tickets = _parse(data)
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError, OverflowError) as error:
-        raise TicketCorrupt(
-            f"the file is not a whole credential cache ({len(data)} bytes): {error}",
-            subject=str(path),
-            cause="it was cut off while it was written or copied, or KRB5CCNAME names another kind of file",
-            fix=f"look at it with: klist -c FILE:{path}",
-        ) from None
-    return TicketCache(str(path), principal, tickets)
+        return _describe(name or cache_name(None))
+    except NotYetError as not_yet:
+        raise not_yet.error from None
 
 
 def check_ticket(
     principal: str | None, services: Sequence[str] = (), *, name: str | None = None, now: datetime | None = None
 ) -> TicketCache | None:
-    """Make sure, without asking anybody, that a connection by Kerberos has a chance.
+    """Make sure, without asking anybody and without waiting, that a connection by Kerberos has a chance.
 
     :param principal: who should connect, ``user@REALM``; None accepts anybody.
     :param services: names of the service (without realm) of which one has to be reachable: by its own ticket, or by
         a ticket-granting ticket. None given checks only that some ticket is alive.
+    :param name: the cache, as in KRB5CCNAME; that of the principal if None.
     :returns: None where the cache cannot be looked into, or a client keytab (KRB5_CLIENT_KTNAME) will fill it.
     :raises TicketError: one of its subclasses, which says what is wrong.
     """
+    try:
+        return _check(principal, services, name or cache_name(principal), now)
+    except NotYetError as not_yet:
+        raise not_yet.error from None
+
+
+@contextmanager
+def usable_ticket(
+    principal: str | None, services: Sequence[str] = (), *, stop: threading.Event | None = None
+) -> Iterator[None]:
+    """Within, a connection by Kerberos has a chance, and ``KRB5CCNAME`` of this process names the cache of that chance.
+
+    A ticket that is not there yet, or has expired, is waited for where somebody publishes tickets: everywhere but at
+    libkrb5's default. Threads with the same cache do not wait for one another; those with different ones do, because
+    the variable belongs to the whole process.
+
+    :param principal: as for :func:`check_ticket`, like ``services``.
+    :param stop: ends the wait from another thread.
+    :raises CredentialsNotReady: no ticket came in time.
+    :raises TicketError: one of its subclasses, which says what is wrong.
+    """
+    published = _published_name(principal)
+    name = published or cache_name(principal)
+    expected = published is not None or _variable.given is not None
+    wait_for(lambda: _check(principal, services, name, None), expected=expected, stop=stop)
+    with _variable.set_to(name):
+        yield
+
+
+def _published_name(principal: str | None) -> str | None:
+    """Return the cache that the sidecar publishes for a principal, if that is where to look."""
+    folder = os.environ.get("DATAKIT_TICKETS")
+    if principal is None or not (folder or (_variable.given is None and _DEFAULT_FOLDER.is_dir())):
+        return None
+    name = principal.rpartition("@")[0] or principal
+    return f"FILE:{Path(folder or _DEFAULT_FOLDER, name.replace('/', '_'))}"
+
+
+class _Variable:
+    """``KRB5CCNAME``, which drivers read while they connect."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users = 0
+        self._given: str | None = None
+
+    @property
+    def given(self) -> str | None:
+        """What the process was started with, whatever it is set to for a moment."""
+        with self._changed:
+            return self._given if self._users else os.environ.get(_NAME)
+
+    @contextmanager
+    def set_to(self, name: str) -> Iterator[None]:
+        """Set it, once nobody needs another value, until the context ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._users or os.environ.get(_NAME) == name)
+            if not self._users:
+                self._given = os.environ.get(_NAME)
+                os.environ[_NAME] = name
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                if not self._users:
+                    if self._given is None:
+                        del os.environ[_NAME]
+                    else:
+                        os.environ[_NAME] = self._given
+                    self._changed.notify_all()
+
+
+_variable = _Variable()
+
+
+def _describe(name: str) -> TicketCache | None:
+    path = locate(name)
+    return None if path is None else read_cache(path)
+
+
+def _check(principal: str | None, services: Sequence[str], name: str, now: datetime | None) -> TicketCache | None:
     if os.environ.get("KRB5_CLIENT_KTNAME"):
         return None
-    cache = describe_ticket(name)
+    cache = _describe(name)
     if cache is None:
         return None
     now = now or datetime.now(UTC)
@@ -137,23 +169,27 @@ def check_ticket(
 
 def _check_life(cache: TicketCache, now: datetime) -> None:
     if not cache.tickets:
-        raise TicketMissing(
-            f"the credential cache of {cache.principal} holds no ticket",
-            subject=cache.path,
-            cause="it was initialised, but no ticket was stored",
-            fix=f"get one: kinit -c {cache.path} {cache.principal}, or look at the sidecar's log",
+        raise NotYetError(
+            TicketMissing(
+                f"the credential cache of {cache.principal} holds no ticket",
+                subject=cache.path,
+                cause="it was initialised, but no ticket was stored",
+                fix=f"get one: kinit -c {cache.path} {cache.principal}, or look at the sidecar's log",
+            )
         )
     last = max(cache.tickets, key=lambda ticket: ticket.ends)
-    if last.ends <= now:
-        raise TicketExpired(
-            f"every ticket of {cache.principal} has expired; the last one, {last.service}, at {_utc(last.ends)}, "
-            f"and it is {_utc(now)}",
-            subject=cache.path,
-            cause="nobody renews them (the sidecar is down, or its KDC), or this machine's clock is ahead",
-            fix="look at the sidecar's log, or run kinit; compare the clocks: date -u",
+    if last.ends - now < _LEAST_LIFE:
+        raise NotYetError(
+            TicketExpired(
+                f"every ticket of {cache.principal} {_has_ended(last, now)}; the last one, {last.service}, at "
+                f"{_utc(last.ends)}, and it is {_utc(now)}",
+                subject=cache.path,
+                cause="nobody renews them (the sidecar is down, or its KDC), or this machine's clock is ahead",
+                fix="look at the sidecar's log, or run kinit; compare the clocks: date -u",
+            )
         )
     first = min(cache.tickets, key=lambda ticket: ticket.starts)
-    if (first.starts - now).total_seconds() > _CLOCK_SKEW_SECONDS:
+    if first.starts - now > _CLOCK_SKEW:
         raise TicketError(
             f"no ticket of {cache.principal} is valid yet; the first one, {first.service}, begins at "
             f"{_utc(first.starts)}, and it is {_utc(now)}",
@@ -164,18 +200,19 @@ def _check_life(cache: TicketCache, now: datetime) -> None:
 
 
 def _check_service(cache: TicketCache, services: Sequence[str], now: datetime) -> None:
-    wanted = set(services)
-    if any(ticket.ends > now and (ticket.is_granting or ticket.name in wanted) for ticket in cache.tickets):
+    usable = [ticket for ticket in cache.tickets if ticket.is_granting or ticket.name in set(services)]
+    if any(ticket.ends - now >= _LEAST_LIFE for ticket in usable):
         return
-    gone = [ticket for ticket in cache.tickets if ticket.is_granting or ticket.name in wanted]
-    if gone:
-        last = max(gone, key=lambda ticket: ticket.ends)
-        raise TicketExpired(
-            f"the ticket {last.service} of {cache.principal} expired at {_utc(last.ends)}, and it is {_utc(now)}; "
-            "tickets for other services do not help",
-            subject=cache.path,
-            cause="nobody renews it",
-            fix="look at the sidecar's log, or run kinit",
+    if usable:
+        last = max(usable, key=lambda ticket: ticket.ends)
+        raise NotYetError(
+            TicketExpired(
+                f"the ticket {last.service} of {cache.principal} {_has_ended(last, now)}, at {_utc(last.ends)}, and it "
+                f"is {_utc(now)}; tickets for other services do not help",
+                subject=cache.path,
+                cause="nobody renews it",
+                fix="look at the sidecar's log, or run kinit",
+            )
         )
     held = ", ".join(sorted(ticket.service for ticket in cache.tickets))
     near = [t.name for t in cache.tickets if t.name.lower() in {service.lower() for service in services}]
@@ -190,168 +227,9 @@ def _check_service(cache: TicketCache, services: Sequence[str], now: datetime) -
     )
 
 
+def _has_ended(ticket: Ticket, now: datetime) -> str:
+    return "has expired" if ticket.ends <= now else f"ends within {_LEAST_LIFE.total_seconds():g} s"
+
+
 def _utc(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _default_name() -> str:
-    """Return libkrb5's default cache: ``default_ccache_name`` of krb5.conf, else a file in /tmp."""
-    for file in os.environ.get("KRB5_CONFIG", "/etc/krb5.conf").split(":"):
-        try:
-            text = Path(file).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue  # libkrb5 accepts a missing file, too
-        if match := re.search(r"^\s*default_ccache_name\s*=\s*(\S+)", text, re.MULTILINE):
-            return re.sub(r"%\{(uid|euid|USERID)\}", str(os.geteuid()), match[1])
-    return f"FILE:/tmp/krb5cc_{os.geteuid()}"
-
-
-def _locate(name: str) -> Path | None:
-    kind, colon, rest = name.partition(":")
-    if not colon or name.startswith("/"):
-        return Path(name)
-    match kind.upper():
-        case "FILE" | "WRFILE":
-            return Path(rest)
-        case "DIR":
-            if rest.startswith(":"):
-                return Path(rest[1:])
-            primary = Path(rest, "primary")
-            return (
-                Path(rest, _read(primary).decode(errors="replace").strip()) if primary.exists() else Path(rest, "tkt")
-            )
-        case "KEYRING" | "KCM" | "API":
-            if any(mark.exists() for mark in _CONTAINER_MARKS):
-                raise TicketMissing(
-                    f"a {kind} credential cache cannot be reached from a container",
-                    subject=f"KRB5CCNAME={name}",
-                    cause="it lives in the host's kernel or in a daemon there, which a container does not see",
-                    fix="share a file: KRB5CCNAME=FILE:/run/datakit/tickets/PRINCIPAL",
-                )
-            return None
-        case "MEMORY":
-            raise TicketMissing(
-                "a MEMORY credential cache begins empty in every process",
-                subject=f"KRB5CCNAME={name}",
-                cause="KRB5CCNAME was copied from a process that fills its own cache, such as the sidecar",
-                fix="share a file: KRB5CCNAME=FILE:/run/datakit/tickets/PRINCIPAL",
-            )
-    raise TicketMissing(
-        f"{kind!r} is no kind of credential cache that is known here",
-        subject=f"KRB5CCNAME={name}",
-        fix="write FILE:/path/of/the/cache",
-    )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise TicketMissing(
-            "there is no Kerberos credential cache",
-            subject=str(path),
-            cause="no sidecar publishes here, nobody ran kinit, or KRB5CCNAME"
-            f" ({os.environ.get('KRB5CCNAME') or 'not set'}) names another file",
-            fix="start the sidecar, or run kinit and set KRB5CCNAME=FILE:PATH for this process",
-        ) from None
-    except IsADirectoryError:
-        raise TicketCorrupt(
-            "the credential cache is a folder",
-            subject=str(path),
-            cause="a mount made the folder because its source did not exist",
-            fix="name the file inside it: KRB5CCNAME=FILE:PATH",
-        ) from None
-    except OSError as error:
-        raise TicketUnreadable(
-            f"this process (uid {os.geteuid()}, groups {_groups()}) may not read the credential cache: "
-            f"{error.strerror}; {_owner(path)}",
-            subject=str(path),
-            cause="the tickets are published for another user or group",
-            fix="run as the owner, or let the sidecar publish with a group that both have",
-        ) from None
-
-
-def _groups() -> str:
-    return ",".join(str(group) for group in sorted({os.getegid(), *os.getgroups()}))
-
-
-def _owner(path: Path) -> str:
-    """Say who owns the file, or the first folder above it that cannot be entered."""
-    for place in (path, *path.parents):
-        try:
-            info = place.stat()
-        except OSError:
-            continue
-        mode = stat.filemode(info.st_mode)
-        return f"{place} belongs to uid {info.st_uid}, gid {info.st_gid}, mode {info.st_mode & 0o7777:04o} ({mode})"
-    return "its owner cannot be seen"
-
-
-class _Cursor:
-    """Reads big-endian fields, and notices the end of the data."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.offset = 0
-
-    @property
-    def is_at_end(self) -> bool:
-        return self.offset >= len(self._data)
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def take(self, size: int) -> bytes:
-        if self.offset + size > len(self._data):
-            raise ValueError(f"it ends in the middle of a field, at byte {len(self._data)}")
-        self.offset += size
-        return self._data[self.offset - size : self.offset]
-
-    def text(self) -> str:
-        return self.take(self.number(4)).decode()
-
-    def skip(self) -> None:
-        self.take(self.number(4))
-
-    def principal(self) -> tuple[str, str]:
-        """Return name and realm."""
-        self.take(4)  # name type
-        count = self.number(4)
-        realm = self.text()
-        return "/".join(self.text() for _ in range(count)), realm
-
-
-def _parse(data: bytes) -> tuple[str, tuple[Ticket, ...]]:
-    if data[:2] not in {b"\x05\x03", b"\x05\x04"}:
-        raise ValueError(f"it begins with {data[:2].hex(' ')}, not with 05 04")
-    cursor = _Cursor(data)
-    version = cursor.number(2)
-    if version == 0x0504:
-        cursor.take(cursor.number(2))
-    name, realm = cursor.principal()
-    return f"{name}@{realm}", tuple(_tickets(cursor, version))
-
-
-def _tickets(cursor: _Cursor, version: int) -> Iterator[Ticket]:
-    while not cursor.is_at_end:
-        cursor.principal()
-        service, realm = cursor.principal()
-        cursor.take(2 if version == 0x0504 else 4)  # key type, twice in version 3
-        cursor.skip()  # the key
-        _authenticated, starts, ends, renew_till = (cursor.number(4) for _ in range(4))
-        cursor.take(5)  # is_skey, flags
-        for _ in range(2):  # addresses, authorization data
-            for _ in range(cursor.number(4)):
-                cursor.take(2)
-                cursor.skip()
-        cursor.skip()  # the ticket
-        cursor.skip()  # the second ticket
-        # A removed entry stays in the file with an end of 0, and settings of the cache are entries of their own realm.
-        if realm == _CONFIG_REALM or ends == 0:
-            continue
-        yield Ticket(
-            f"{service}@{realm}",
-            datetime.fromtimestamp(starts or _authenticated, UTC),
-            datetime.fromtimestamp(ends, UTC),
-            datetime.fromtimestamp(renew_till, UTC) if renew_till else None,
-        )

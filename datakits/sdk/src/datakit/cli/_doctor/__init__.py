@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from datakit.cli._doctor.finding import Finding, State
-from datakit.cli._doctor.kerberos import examine_configuration, examine_tickets
+from datakit.cli._doctor.kerberos import examine_configuration, examine_tickets, takes_tickets
 from datakit.cli._doctor.machine import examine_clock, examine_drivers, examine_libraries, examine_python
 from datakit.cli._doctor.places import examine_hosts, examine_report_path, examine_secrets, examine_warehouses
 from datakit.errors import DatakitError
@@ -71,8 +71,7 @@ def _needs(project: Project | None, environment: Environment | None) -> _Needs:
     known = environment.warehouses if environment else None
     types = {config.type for config in project.warehouses().values() if known is None or config.connection in known}
     systems = {source.manifest.system for source in project.sources().values()}
-    by_ticket = environment is not None and any(system.user is None for system in environment.sources.values())
-    return _Needs(frozenset(systems), frozenset(types), by_ticket)
+    return _Needs(frozenset(systems), frozenset(types), environment is not None and takes_tickets(environment))
 
 
 def _realms(environment: Environment | None) -> set[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from datakit.errors import DatakitError
 
@@ -35,3 +37,11 @@ class Finding:
         """Return an error as a finding."""
         detail = f"{error.subject}: {error.what}" if error.subject else error.what
         return cls(subject, state, f"{detail} ({error.cause})" if error.cause else detail, error.fix)
+
+
+def is_open_to_all(path: Path) -> bool:
+    """Whether everybody on this machine may read the file, as far as its own mode says."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:  # it was replaced just now
+        return False

@@ -6,14 +6,15 @@ import os
 import re
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from datakit.cli._doctor.finding import Finding, State
-from datakit.credentials.tickets import TicketCache, check_ticket, describe_ticket
+from datakit.cli._doctor.finding import Finding, State, is_open_to_all
+from datakit.credentials.tickets import cache_name, check_ticket, describe_ticket
 from datakit.errors import DatakitError
-from datakit.model.environment import Environment, SourceSystem
+from datakit.model.environment import Environment
 
 _SOON_SECONDS: Final = 300  # Active Directory refuses tickets with less left than about 2 minutes
 _FALSE: Final = frozenset({"false", "no", "n", "f", "nil", "0", "off"})  # as libkrb5's profile library reads booleans
@@ -70,31 +71,60 @@ def examine_configuration(*, needed: bool, realms: AbstractSet[str]) -> Iterator
             )
 
 
+def takes_tickets(environment: Environment) -> bool:
+    """Whether something in the environment is reached by Kerberos."""
+    return any(_places(environment))
+
+
 def examine_tickets(environment: Environment | None, *, needed: bool) -> Iterator[Finding]:
-    """Describe the credential cache, and say for each source system whether it can serve."""
-    name = os.environ.get("KRB5CCNAME")
-    subject = f"tickets ({name})" if name else "tickets"
+    """Describe the credential caches, and say for each place that takes a ticket whether there is one."""
     if os.environ.get("KRB5_CLIENT_KTNAME"):
         yield Finding(
-            subject, State.GOOD, "a client keytab (KRB5_CLIENT_KTNAME) fills the cache at the first connection"
+            "tickets", State.GOOD, "a client keytab (KRB5_CLIENT_KTNAME) fills the cache at the first connection"
         )
         return
+    places = list(_places(environment)) if environment else []
+    described: set[str] = set()
+    for name in dict.fromkeys(cache_name(place.principal) for place in places) or [cache_name(None)]:
+        finding, found = _describe(name, needed=needed)
+        yield finding
+        described |= {name} if found else set()
+    for place in places:
+        if cache_name(place.principal) in described:
+            yield _for_place(place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A connection by ticket."""
+
+    name: str
+    principal: str | None
+    service: str
+
+
+def _places(environment: Environment) -> Iterator[_Place]:
+    for name, system in environment.sources.items():
+        if system.user is None:
+            service = system.server_spn or f"MSSQLSvc/{system.host}:{system.port}"
+            yield _Place(name, system.principal, service.rpartition("@")[0] or service)
+    for name, section in environment.warehouses.items():
+        if section.get("gssapi") is True:
+            service = f"{section.get('krbsrvname', 'postgres')}/{section.get('host')}"
+            yield _Place(name, section.get("principal"), service)
+
+
+def _describe(name: str, *, needed: bool) -> tuple[Finding, bool]:
+    """Return what is to say about a cache, and whether it was looked into."""
+    subject = f"tickets ({name})"
     try:
-        cache = describe_ticket()
+        cache = describe_ticket(name)
     except DatakitError as error:
-        yield Finding.of(subject, error, State.BAD if needed else State.UNNEEDED)
-        return
+        return Finding.of(subject, error, State.BAD if needed else State.UNNEEDED), False
     if cache is None:
         fix = "klist shows it; containers need a file: KRB5CCNAME=FILE:PATH"
-        yield Finding(subject, State.DOUBTFUL, "the cache is of a kind that only libkrb5 can look into", fix)
-        return
-    yield _describe(subject, cache)
-    for connection, system in environment.sources.items() if environment else ():
-        if system.user is None:
-            yield _for_source(connection, system)
-
-
-def _describe(subject: str, cache: TicketCache) -> Finding:
+        detail = "the cache is of a kind that only libkrb5 can look into"
+        return Finding(subject, State.DOUBTFUL, detail, fix), False
     now = datetime.now(UTC)
     held = ", ".join(
         f"{ticket.name} ({max(0, int((ticket.ends - now).total_seconds()))} s)" for ticket in cache.tickets
@@ -102,20 +132,23 @@ def _describe(subject: str, cache: TicketCache) -> Finding:
     left = cache.seconds_left(now)
     detail = f"{cache.principal} in {cache.path}: {held or 'no ticket'}"
     if left <= 0:
-        return Finding(subject, State.BAD, detail, "look at the sidecar's log, or run kinit")
+        return Finding(subject, State.BAD, detail, "look at the sidecar's log, or run kinit"), True
+    if is_open_to_all(Path(cache.path)):
+        fix = f"whoever reads it is {cache.principal}: let the sidecar publish with mode 0600 or 0640"
+        return Finding(subject, State.DOUBTFUL, f"{detail}; everybody on this machine may read it", fix), True
     if left < _SOON_SECONDS:
-        return Finding(subject, State.DOUBTFUL, f"{detail}; {int(left)} s left", "see that the sidecar renews them")
-    return Finding(subject, State.GOOD, detail)
+        fix = "see that the sidecar renews them"
+        return Finding(subject, State.DOUBTFUL, f"{detail}; {int(left)} s left", fix), True
+    return Finding(subject, State.GOOD, detail), True
 
 
-def _for_source(connection: str, system: SourceSystem) -> Finding:
-    service = system.server_spn or f"MSSQLSvc/{system.host}:{system.port}"
-    subject = f"ticket for {connection}"
+def _for_place(place: _Place) -> Finding:
+    subject = f"ticket for {place.name}"
     try:
-        check_ticket(system.principal, [service.rpartition("@")[0] or service])
+        check_ticket(place.principal, [place.service])
     except DatakitError as error:
         return Finding.of(subject, error)
-    return Finding(subject, State.GOOD, service)
+    return Finding(subject, State.GOOD, place.service)
 
 
 def _read(files: list[Path]) -> dict[str, dict[str, str]]:

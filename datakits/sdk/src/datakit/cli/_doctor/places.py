@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from datakit.cli._doctor.finding import Finding, State
+from datakit.cli._doctor.finding import Finding, State, is_open_to_all
 from datakit.credentials import read_secret, secrets_folder
 from datakit.errors import DatakitError
 from datakit.model.environment import Environment
@@ -35,8 +35,13 @@ def examine_secrets(environment: Environment | None) -> Iterator[Finding]:
             read_secret(reference)
         except DatakitError as error:
             yield Finding.of(f"secret {reference}", error)
+            continue
+        path = folder / reference
+        if is_open_to_all(path):
+            fix = "let the sidecar publish with mode 0600 or 0640"
+            yield Finding(f"secret {reference}", State.DOUBTFUL, f"{path}: everybody on this machine may read it", fix)
         else:
-            yield Finding(f"secret {reference}", State.GOOD, str(folder / reference))
+            yield Finding(f"secret {reference}", State.GOOD, str(path))
 
 
 def examine_hosts(environment: Environment) -> Iterator[Finding]:

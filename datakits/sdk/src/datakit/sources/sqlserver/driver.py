@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
-from datakit.credentials import read_secret
-from datakit.credentials.tickets import check_ticket
+from datakit.credentials import Login, Secret
+from datakit.credentials.tickets import usable_ticket
 from datakit.errors import ConfigurationError, DatakitError, DriverMissing, SourceUnavailable
 from datakit.model.environment import SourceSystem
 from datakit.sources.sqlserver.connection_string import accepted_services, connection_string, service_name
@@ -115,38 +115,52 @@ class Connection:
             return
 
 
-def connect(system: SourceSystem, *, where: str) -> Connection:
-    """Open a connection, after making sure that the credentials have a chance.
+class Connector:
+    """Opens connections to one source system, each with the credentials of that moment. Thread-safe.
 
     :param where: the file and key that ``system`` comes from.
-    :raises TicketError: the credential cache cannot be used.
-    :raises AccessDenied: the KDC or the server refuses.
-    :raises SourceUnavailable: the server or the KDC does not answer.
     """
-    driver = load_driver()
-    secret = None
-    if system.user is None:
-        check_ticket(system.principal, accepted_services(system))
-    else:
-        if system.password is None:
+
+    def __init__(self, system: SourceSystem, *, where: str) -> None:
+        self._system = system
+        self._where = where
+        self._login = Login(system.password) if system.password else None
+
+    def connect(self, *, stop: threading.Event | None = None) -> Connection:
+        """Open a connection, after making sure that the credentials have a chance.
+
+        :param stop: ends the wait for credentials from another thread.
+        :raises CredentialsNotReady: no ticket or secret came in time.
+        :raises TicketError: the credential cache cannot be used.
+        :raises AccessDenied: the KDC or the server refuses.
+        :raises SourceUnavailable: the server or the KDC does not answer.
+        """
+        load_driver()
+        if self._system.user is None:
+            with usable_ticket(self._system.principal, accepted_services(self._system), stop=stop):
+                return self._open(None)
+        if self._login is None:
             raise ConfigurationError(
-                f"the SQL login {system.user!r} has no password",
-                subject=where,
+                f"the SQL login {self._system.user!r} has no password",
+                subject=self._where,
                 fix="name its secret: password: REF/FIELD",
             )
-        secret = read_secret(system.password)
-    text = connection_string(system, password=secret.reveal() if secret else None)
-    place = Place(system, f"{system.host}:{system.port}")
+        return self._login.connect(self._open, stop=stop)
 
-    def open_raw() -> Any:
-        return driver.connect(text, autocommit=True, timeout=LOGIN_TIMEOUT)
+    def _open(self, password: Secret[str] | None) -> Connection:
+        driver = load_driver()
+        text = connection_string(self._system, password=password.reveal() if password else None)
+        place = Place(self._system, f"{self._system.host}:{self._system.port}")
 
-    try:
-        return Connection(_within(CONNECT_DEADLINE, open_raw, place), system)
-    except DatakitError:
-        raise
-    except (*driver_errors(), driver.ConnectionStringParseError) as error:
-        raise translate(error, place) from None
+        def open_raw() -> Any:
+            return driver.connect(text, autocommit=True, timeout=LOGIN_TIMEOUT)
+
+        try:
+            return Connection(_within(CONNECT_DEADLINE, open_raw, place), self._system)
+        except DatakitError:
+            raise
+        except (*driver_errors(), driver.ConnectionStringParseError) as error:
+            raise translate(error, place) from None
 
 
 def _within(seconds: float, function: Callable[[], _T], place: Place) -> _T:

@@ -15,7 +15,7 @@ from datakit.model.manifest import Dataset, Isolation, LoadMode
 from datakit.sources.notation import can_slice, cut
 from datakit.sources.sqlserver.arrays import Converter, guard_expression
 from datakit.sources.sqlserver.catalog import LiveRelation, read_query, read_table
-from datakit.sources.sqlserver.driver import Connection, connect
+from datakit.sources.sqlserver.driver import Connection, Connector
 from datakit.sources.sqlserver.names import ObjectName, quote
 from datakit.sources.sqlserver.stream import SqlServerStream
 from datakit.sources.sqlserver.type_table import Field, fields_of
@@ -39,9 +39,8 @@ class SqlServerSource:
     """
 
     def __init__(self, system: SourceSystem, *, isolation: Isolation, where: str, base: str | None) -> None:
-        self._system = system
+        self._connector = Connector(system, where=where)
         self._isolation = isolation
-        self._where = where
         self._base = Path(base or ".")
         self._lock = threading.Lock()
         self._catalog: Connection | None = None
@@ -144,11 +143,11 @@ class SqlServerSource:
 
     def _connection(self) -> Connection:
         if self._catalog is None:
-            self._catalog = connect(self._system, where=self._where)
+            self._catalog = self._connector.connect()
         return self._catalog
 
-    def _open_reader(self) -> Connection:
-        connection = connect(self._system, where=self._where)
+    def _open_reader(self, stop: threading.Event | None = None) -> Connection:
+        connection = self._connector.connect(stop=stop)
         try:
             connection.rows(f"SET TRANSACTION ISOLATION LEVEL {self._isolation_level(connection)}")
         except BaseException:

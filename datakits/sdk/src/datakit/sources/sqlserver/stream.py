@@ -34,7 +34,7 @@ _CANCEL_INTERVAL: Final = 0.05
 class SqlServerStream:
     """A :class:`datakit.sources.RowStream`.
 
-    :param connect: opens a connection with the isolation level set.
+    :param connect: opens a connection with the isolation level set; the event ends its wait for credentials.
     :param sql: a SELECT and a second statement that gives its row count.
     :param verify: looks at the server's own bytes of columns that may have lost half a surrogate pair; called at
         most once for each column.
@@ -42,7 +42,7 @@ class SqlServerStream:
 
     def __init__(
         self,
-        connect: Callable[[], Connection],
+        connect: Callable[[threading.Event], Connection],
         sql: str,
         converter: Converter,
         verify: Callable[[Field], None],
@@ -114,7 +114,7 @@ class SqlServerStream:
 
     def _first_batch(self) -> pa.RecordBatch:
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection = self._connect(self._closed)
         cursor = self._cursor = self._connection.cursor()
         cursor.execute(self._sql)
         return cursor.arrow_batch(self._sizer.rows)

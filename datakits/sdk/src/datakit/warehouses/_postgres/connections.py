@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from datakit.credentials import read_secret
+from datakit.credentials import Login, Secret
+from datakit.credentials.tickets import usable_ticket
 from datakit.warehouses._ledger import Execute
 from datakit.warehouses._postgres.problems import connect_problem, problem
 
@@ -45,6 +46,7 @@ class Connections:
 
     def __init__(self, settings: PostgresConnection) -> None:
         self._settings = settings
+        self._login = Login(settings.password) if settings.password else None
         self.name = f"{settings.host}:{settings.port}/{settings.database}"
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
@@ -52,9 +54,27 @@ class Connections:
     def connect(self) -> Connection:
         """Make a new connection, in autocommit. The caller closes it or gives it back with :meth:`give_back`.
 
+        :raises CredentialsNotReady: no ticket or secret came in time.
         :raises WarehouseUnavailable: the server cannot be reached.
         :raises AccessDenied: the ticket, the secret or the login is not good.
         """
+        settings = self._settings
+        if settings.gssapi:
+            with usable_ticket(settings.principal, [f"{settings.krbsrvname}/{settings.host}"]):
+                return self._open(
+                    krbsrvname=settings.krbsrvname,
+                    gssencmode=settings.gssencmode,
+                    require_auth="gss",
+                    password="",  # so that PGPASSWORD is not looked at
+                )
+        if self._login is None:
+            return self._open(gssencmode="disable", password="")
+        return self._login.connect(self._open_by_password)
+
+    def _open_by_password(self, password: Secret[str]) -> Connection:
+        return self._open(gssencmode="disable", password=password.reveal())
+
+    def _open(self, **credentials: Any) -> Connection:
         settings = self._settings
         options: dict[str, Any] = {
             "host": settings.host,
@@ -72,22 +92,13 @@ class Connections:
             "keepalives_count": 3,
             "tcp_user_timeout": 60_000,
         }
-        if settings.gssapi:
-            from datakit.credentials.tickets import check_ticket
-
-            check_ticket(settings.principal, [f"{settings.krbsrvname}/{settings.host}"])
-            options |= {
-                "krbsrvname": settings.krbsrvname,
-                "gssencmode": settings.gssencmode,
-                "require_auth": "gss",
-                "password": "",  # so that PGPASSWORD is not looked at
-            }
-        else:
-            options["gssencmode"] = "disable"
-            options["password"] = read_secret(settings.password).reveal() if settings.password else ""
         try:
             connection = psycopg.connect(
-                **options, autocommit=True, cursor_factory=psycopg.RawCursor, prepare_threshold=None
+                **options,
+                **credentials,
+                autocommit=True,
+                cursor_factory=psycopg.RawCursor,
+                prepare_threshold=None,
             )
         except psycopg.Error as error:
             raise connect_problem(error, self.name, settings.user) from None

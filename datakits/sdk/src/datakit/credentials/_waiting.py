@@ -1,0 +1,97 @@
+"""Waiting for what the sidecar has not published yet: a run may start before the first ticket and the first secret.
+
+Only what somebody else is about to put right is waited for. A wrong principal or a missing right stays wrong however
+long one waits, and is said at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from datakit.errors import ConfigurationError, CredentialsNotReady, DatakitError
+
+_T = TypeVar("_T")
+_LOG = logging.getLogger("datakit.credentials")
+_VARIABLE: Final = "DATAKIT_CREDENTIALS_WAIT"
+_DEFAULT_SECONDS: Final = 30.0
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 0.5
+
+
+class NotYetError(Exception):
+    """It is not there or not good, and whoever publishes it may still put it right.
+
+    :ivar error: what to say if that does not happen.
+    """
+
+    def __init__(self, error: DatakitError) -> None:
+        super().__init__(error.what)
+        self.error = error
+
+
+def wait_seconds() -> float:
+    """Return how long to wait for a ticket or a secret: ``DATAKIT_CREDENTIALS_WAIT``, such as ``2m``, else 30 seconds.
+
+    :raises ConfigurationError: it is no duration.
+    """
+    text = os.environ.get(_VARIABLE)
+    if not text:
+        return _DEFAULT_SECONDS
+    from pydantic import TypeAdapter, ValidationError
+
+    from datakit.model.manifest import Duration
+
+    try:
+        return float(TypeAdapter(Duration).validate_python(text).total_seconds())
+    except (ValidationError, OverflowError):
+        raise ConfigurationError(
+            f"{text!r} is not a duration", subject=_VARIABLE, fix="write a number and ms, s, m or h, such as 30s or 0s"
+        ) from None
+
+
+def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | None = None) -> _T:
+    """Call ``look`` until it returns something.
+
+    :param look: raises :class:`NotYetError` while waiting may help, anything else where it cannot.
+    :param expected: whether somebody publishes here; otherwise the first look decides.
+    :param stop: ends the wait from another thread.
+    :raises CredentialsNotReady: the time is over.
+    :raises DatakitError: what ``look`` raised, or its ``NotYetError`` holds where nothing is waited for.
+    """
+    bound = wait_seconds() if expected else 0.0
+    began = time.monotonic()
+    pause, told = _FIRST_PAUSE, False
+    stop = stop or threading.Event()
+    while True:
+        try:
+            found = look()
+        except NotYetError as not_yet:
+            error = not_yet.error
+        else:
+            if told:
+                _LOG.info("it is there, after %.1f s", time.monotonic() - began)
+            return found
+        if bound <= 0:
+            raise error
+        left = began + bound - time.monotonic()
+        if left <= 0 or stop.is_set():
+            raise _not_ready(error, time.monotonic() - began)
+        if not told:
+            _LOG.warning("%s: %s; waiting for the sidecar, up to %g s", error.subject, error.what, bound)
+            told = True
+        stop.wait(min(pause, left))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _not_ready(error: DatakitError, seconds: float) -> CredentialsNotReady:
+    return CredentialsNotReady(
+        f"after {seconds:.0f} s of waiting, {error.what}",
+        subject=error.subject,
+        cause=error.cause,
+        fix=f"{error.fix or 'look at the sidecar'}; its log and its /readyz say what it waits for itself",
+    )
