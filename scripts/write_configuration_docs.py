@@ -12,7 +12,17 @@ from typing import Any
 
 from datakit.model._base import pattern_words
 from datakit.model.contract import Column, Contract
-from datakit.model.environment import Environment, SourceSystem
+from datakit.model.environment import (
+    DockerRuntime,
+    Environment,
+    KubernetesRuntime,
+    ProcessRuntime,
+    Resources,
+    SidecarRuntime,
+    SourceSystem,
+    TaskDefaults,
+)
+from datakit.model.lock import Lock, Pin
 from datakit.model.manifest import BronzeDatakit, Cursor, Dataset, IncludedSource, SlicePlan, SourceDatakit
 from datakit.model.warehouse import Ingest, WarehouseConfig
 from datakit.warehouses.duckdb import DuckDBConnection
@@ -35,6 +45,14 @@ MODELS: dict[str, type[BaseModel]] = {
         WarehouseConfig,
         Ingest,
         Environment,
+        TaskDefaults,
+        Resources,
+        ProcessRuntime,
+        DockerRuntime,
+        KubernetesRuntime,
+        SidecarRuntime,
+        Lock,
+        Pin,
         SourceSystem,
         DuckDBConnection,
         PostgresConnection,
@@ -74,6 +92,8 @@ def _default(value: Any) -> str:
             return ""
         case bool():
             return f"`{str(value).lower()}`"
+        case list():
+            return ", ".join(f"`{item}`" for item in value)
         case _:
             return f"`{value}`"
 
@@ -96,10 +116,11 @@ def _kind(key: dict[str, Any], definitions: dict[str, Any]) -> tuple[str, str]:
         return f"list of {kind}", words
     if key["type"] == "object":
         inner = [*key.get("patternProperties", {}).values(), key.get("additionalProperties")][0]
-        kind = _kind(inner, definitions)[0] if isinstance(inner, dict) and "$ref" in inner else "mapping"
+        plain = isinstance(inner, dict) and inner.get("additionalProperties") is not True
+        kind = _kind(inner, definitions)[0] if plain else "mapping"
         return f"name → {kind}", ""
     words = pattern_words(key["pattern"]) if "pattern" in key else ""
-    return {"string": "text", "integer": "number", "boolean": "`true`, `false`"}[key["type"]], words
+    return {"string": "text", "integer": "number", "number": "number", "boolean": "`true`, `false`"}[key["type"]], words
 
 
 def _words(name: str) -> str:

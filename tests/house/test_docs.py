@@ -12,6 +12,7 @@ import pytest
 import yaml
 from datakit.model.contract import Contract
 from datakit.model.environment import Environment
+from datakit.model.lock import Lock
 from datakit.model.manifest import Datakit
 from datakit.model.project import Project
 from datakit.model.warehouse import WarehouseConfig
@@ -99,6 +100,8 @@ def test_a_yaml_snippet_is_what_the_models_accept(where: str, info: str, text: s
             WarehouseConfig.model_validate(document)
         case [*_, "contracts", _]:
             Contract.model_validate(document)
+        case [*_, "environments", name] if name.endswith(".lock.yaml"):
+            assert Lock.model_validate(document).environment == name.removesuffix(".lock.yaml")
         case [*_, "environments", name]:
             assert Environment.model_validate(document).name == Path(name).stem
             accept_places(document["warehouses"], where)

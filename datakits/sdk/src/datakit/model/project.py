@@ -6,6 +6,7 @@
                        contracts/DATASET.yaml      the contracts of a source datakit
          warehouses/NAME/warehouse.yaml
          warehouses/environments/NAME.yaml
+                                 NAME.lock.yaml
 
 A datakit's or a warehouse's folder alone is a tree too, with its environments in ``environments/``. The folder named
 by ``DATAKIT_ENVIRONMENTS`` adds environments to any tree, and wins over one of the same name. Each file is read once.
@@ -109,6 +110,7 @@ class Project:
     def environment_files(self) -> Mapping[str, Found[Environment]]:
         """Every readable environment by name; the folder of DATAKIT_ENVIRONMENTS wins over the tree."""
         paths = [path for folder in self.environment_folders for path in sorted(folder.glob("*.yaml"))]
+        paths = [path for path in paths if not path.name.endswith(".lock.yaml")]
         seen: dict[str, Path] = {}
         for path in paths:
             seen.setdefault(path.stem, path)
