@@ -1,14 +1,17 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench
+.PHONY: help demo test test-airflow test-slow lint bench
 
 help: ## what can be made (this)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## SQL Server tables, by Kerberos, into two warehouses; KEEP=1 leaves the lab up to look around
 	@scripts/demo $(ARGS)
 
 test: ## every test that takes seconds; ARGS="-k name" goes to pytest
 	@scripts/test $(ARGS)
+
+test-airflow: ## the tests of the Airflow provider, in a venv of its own
+	@scripts/test-airflow $(ARGS)
 
 test-slow: ## every test that takes minutes
 	@scripts/test --slow $(ARGS)

@@ -27,7 +27,7 @@ class Machine:
         self.tools.mkdir()
         for name in ("scripts", "locks"):
             shutil.copytree(ROOT / name, folder / name)
-        for member in ("datakits/sdk", "lab"):
+        for member in ("datakits/sdk", "lab", "platform/airflow", "platform/sidecar", "platform/vault"):
             (folder / member).mkdir(parents=True)
             shutil.copy(ROOT / member / "pyproject.toml", folder / member)
         for tool in TOOLS:
@@ -36,7 +36,7 @@ class Machine:
         self.fake("ldconfig", "echo libltdl.so.7")
         for name in ("krb5kdc", "kadmin.local", "klist", "tsql", "node", "npm", "gcc", "krb5-config"):
             self.fake(name)
-        venv = 'mkdir -p .venv/bin && ln -sf "$(dirname "$0")/python3" .venv/bin/python'
+        venv = 'for venv; do :; done; mkdir -p "$venv/bin" && ln -sf "$(dirname "$0")/python3" "$venv/bin/python"'
         self.fake("uv", f'if [ "$1" = venv ]; then {venv}; fi')
         for path in (folder, *folder.rglob("*")):
             if path.is_dir():
@@ -83,7 +83,7 @@ def test_setup_makes_a_venv_of_exactly_the_pins(machine: Machine) -> None:
     assert "--require-hashes" in sync
     assert sync.endswith("locks/requirements.txt")
     assert "--no-deps" in ours
-    assert ours.endswith("-e datakits/sdk -e lab")
+    assert ours.endswith("-e datakits/sdk -e lab -e platform/sidecar -e platform/vault")
 
 
 def test_a_second_setup_does_nothing(machine: Machine) -> None:
@@ -91,6 +91,18 @@ def test_a_second_setup_does_nothing(machine: Machine) -> None:
     before = machine.calls("uv")
     assert machine.setup().returncode == 0
     assert machine.calls("uv") == before
+
+
+def test_airflow_gets_a_venv_of_its_own_and_only_when_it_is_asked_for(machine: Machine) -> None:
+    machine.setup()
+    before = machine.calls("uv")
+    assert machine.setup("--airflow").returncode == 0
+    venv, sync, ours = machine.calls("uv")[len(before) :]
+    assert venv == "venv -q --python 3.11 .venv-airflow"
+    assert sync.endswith("--python .venv-airflow/bin/python --require-hashes --compile-bytecode locks/airflow.txt")
+    assert ours.endswith("-e datakits/sdk -e platform/airflow -e platform/vault")
+    assert machine.setup("--airflow").returncode == 0
+    assert len(machine.calls("uv")) == len(before) + 3
 
 
 def test_setup_installs_again_when_a_pin_changes_and_keeps_the_venv(machine: Machine) -> None:

@@ -1,0 +1,1 @@
+"""Datakits in Airflow."""
