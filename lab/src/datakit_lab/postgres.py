@@ -212,11 +212,16 @@ class Postgres:
                     sql.SQL("CREATE ROLE {} LOGIN IN ROLE {}").format(role, sql.Identifier(_KERBEROS_ROLES))
                 )
             else:
-                # hashed here, so that no statement and no server log ever holds it
-                hashed = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
-                connection.execute(
-                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(hashed.decode()))
-                )
+                hashed = sql.Literal(_hashed(connection, name, password))
+                connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, hashed))
+
+    def set_password(self, name: str, password: str) -> None:
+        """Give a role a new password; connections that are open stay open."""
+        from psycopg import sql
+
+        with self.connect() as connection:
+            hashed = sql.Literal(_hashed(connection, name, password))
+            connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(name), hashed))
 
     def create_database(self, name: str, owner: str | None = None) -> None:
         """Create an empty database, owned by the role ``owner`` (the superuser if None)."""
@@ -334,6 +339,11 @@ class Postgres:
         if self._kdc is not None:
             environment["KRB5_CONFIG"] = str(self.directory / "krb5.conf")
         return environment
+
+
+def _hashed(connection: psycopg.Connection[tuple[Any, ...]], role: str, password: str) -> str:
+    """Hash a password here, so that no statement and no server log ever holds it."""
+    return connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
 
 
 def _programs() -> tuple[Path, bool]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +46,12 @@ class LabDatabase:
     def dsn(self) -> str:
         """Return a libpq connection string for the role, with its password."""
         return self.server.dsn(self.role, self.password, database=self.name)
+
+    def rotate(self) -> LabDatabase:
+        """Give the role a new password, which nobody else knows; return the database with it."""
+        password = secrets.token_urlsafe(12)
+        self.server.set_password(self.role, password)
+        return replace(self, password=password)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from datakit.credentials._waiting import NotYetError, wait_for
-from datakit.errors import LoginRefused, SecretUnavailable
+from datakit.errors import CredentialsNotReady, LoginRefused, SecretUnavailable
 
 _T = TypeVar("_T", str, bytes)
 _C = TypeVar("_C")
@@ -68,8 +68,7 @@ class Login:
     """A login by password. Every connection reads the secret again, so that a rotated one needs no restart.
 
     A password that is being rotated is wrong for a moment: it has changed in the database, and the sidecar has not
-    published the new one yet. So after a refusal another password is tried, never the same, and if one has worked
-    before, it is waited for.
+    published the new one yet. So after a refusal another password is waited for; the same is not tried again.
 
     :param reference: the secret, ``REFERENCE/FIELD``.
     """
@@ -83,7 +82,8 @@ class Login:
 
         :param attempt: raises :class:`LoginRefused` where the password may be wrong.
         :param stop: ends the wait from another thread.
-        :raises CredentialsNotReady: the secret did not come in time, or no new one after a rotation.
+        :raises CredentialsNotReady: the secret did not come in time, or none that works instead of one that did.
+        :raises LoginRefused: the password is wrong, and no other came in time.
         :raises SecretUnavailable: it cannot be used.
         """
         expected = "DATAKIT_SECRETS" in os.environ or secrets_folder().parent.is_dir()
@@ -102,7 +102,13 @@ class Login:
                 raise NotYetError(refusal)
             return other
 
-        connection = attempt(wait_for(look_for_another, expected=expected and self._has_worked, stop=stop))
+        try:
+            other = wait_for(look_for_another, expected=expected, stop=stop)
+        except CredentialsNotReady:
+            if self._has_worked:
+                raise
+            raise refusal from None
+        connection = attempt(other)
         self._has_worked = True
         return connection
 
