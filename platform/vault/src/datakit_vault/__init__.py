@@ -10,12 +10,29 @@ should start at once and stay small. Tests use :class:`datakit_vault.testing.Fak
 """
 
 from datakit_vault import errors
-from datakit_vault._record import FieldInfo, SecretRecord
+from datakit_vault._record import FieldInfo, SecretAccess, SecretRecord
 from datakit_vault._reference import Reference
-from datakit_vault._retry import RetryPolicy
+from datakit_vault._retry import Clock, RetryPolicy
 from datakit_vault._secret import Secret
 from datakit_vault._settings import VaultSettings
+from datakit_vault._transport import Request, Response, Transport
+from datakit_vault._vault import Vault
 
 __version__ = "0.1.0"
 
-__all__ = ["FieldInfo", "Reference", "RetryPolicy", "Secret", "SecretRecord", "VaultSettings", "__version__", "errors"]
+__all__ = [
+    "Clock",
+    "FieldInfo",
+    "Reference",
+    "Request",
+    "Response",
+    "RetryPolicy",
+    "Secret",
+    "SecretAccess",
+    "SecretRecord",
+    "Transport",
+    "Vault",
+    "VaultSettings",
+    "__version__",
+    "errors",
+]

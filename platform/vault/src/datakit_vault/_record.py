@@ -16,6 +16,8 @@ class FieldInfo:
     :ivar is_file: whether it holds a file and not text.
     :ivar is_password: whether the vault itself hides it from onlookers.
     :ivar filename: name of the attached file; None if there is none.
+    :ivar marker: an opaque text that differs after the value has changed, as far as the vault tells; compare it with
+        those of the same :class:`Vault` only.
     """
 
     slug: str
@@ -23,6 +25,7 @@ class FieldInfo:
     is_file: bool
     is_password: bool
     filename: str | None = None
+    marker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class SecretRecord:
     :ivar path: its full path, if the vault or the reference tells it.
     :ivar active: whether it is not deactivated.
     :ivar fields: in the template's order.
-    :ivar marker: an opaque text that differs after any field has changed; compare it with those of the same
-        :class:`Vault` only.
+    :ivar marker: an opaque text that differs after a rotation or an edit of any field; compare it with those of the
+        same :class:`Vault` only.
     :ivar last_change: when the vault last tried to change the password, as it writes it; None if never.
     :ivar checkout_enabled: whether it must be checked out before it is read.
     :ivar checked_out: whether somebody has it.
@@ -62,3 +65,19 @@ class SecretRecord:
     def field(self, slug: str) -> FieldInfo | None:
         """Return the field of this slug, in any case of letters; None if there is none."""
         return next((each for each in self.fields if each.slug.lower() == slug.lower()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretAccess:
+    """What stands between this account and a secret.
+
+    :ivar obstacle: the vault's word for it (``RequiresCheckout``, ``CannotView`` …); None if the way is free.
+    :ivar role: the account's role on the secret (``View``, ``Edit``, ``Owner``), if the vault tells.
+    :ivar active: whether it is not deactivated, if the vault tells.
+    :ivar checked_out_by_other: whether another user has it.
+    """
+
+    obstacle: str | None
+    role: str | None = None
+    active: bool | None = None
+    checked_out_by_other: bool = False

@@ -5,7 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from datakit_vault.errors import TemporaryError
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -52,5 +56,19 @@ class RetryPolicy:
         """
         if failures >= self.attempts or (retry_after or 0) > self.longest:
             return None
-        jitter = self.random() * min(self.longest, self.first * 2 ** min(failures - 1, 30))
+        jitter = self.random() * min(self.longest, self.first * 2.0 ** min(failures - 1, 30))
         return max(jitter, retry_after or 0)
+
+    def run(self, act: Callable[[], T], clock: Clock) -> T:
+        """Call ``act`` until it succeeds, fails for good, or the policy gives up; then raise its last error."""
+        began = clock.monotonic()
+        failures = 0
+        while True:
+            try:
+                return act()
+            except TemporaryError as error:
+                failures += 1
+                pause = self.pause(failures, getattr(error, "retry_after", None))
+                if pause is None or clock.monotonic() + pause - began > self.total:
+                    raise
+            clock.sleep(pause)

@@ -1,4 +1,4 @@
-"""A value that no accident prints: not ``repr``, ``str``, ``format``, ``pickle`` or ``copy``, nor a traceback or a log."""
+"""A value that no accident shows: not ``repr``, ``format``, ``pickle`` or ``copy``, not a traceback, not a log."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ class Secret(Generic[T]):
     @classmethod
     def adopt(cls, held: bytearray) -> Secret[bytes]:
         """Make a secret of ``held`` without a copy; it is the secret's own from here on."""
-        secret = cast("Secret[bytes]", cls.__new__(cls))
-        secret._wiped = False
-        secret._is_text = False
+        secret = Secret(b"")
         secret._held = held
         return secret
 

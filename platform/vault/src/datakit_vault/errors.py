@@ -8,13 +8,14 @@
     │   ├── InvalidSettings             URL, proxy, CA file or another setting
     │   ├── CredentialsMissing          the bootstrap credential's folder or one of its files
     │   ├── CertificateRefused          the vault's certificate is not trusted, expired or for another host
+    │   ├── ProxyRefused                the proxy lets nobody through to the vault
     │   ├── NotTheVault                 something else answers at the URL: HTML, a redirect, another API
     │   ├── AnswerTooLarge              longer than the limit; it was not read whole
     │   ├── SecretNotFound              deleted, moved, or never there
     │   ├── SecretInactive              deactivated
     │   ├── FieldNotFound               the secret has no such field
     │   ├── FieldEmpty                  the field has no value, or no file
-    │   ├── NotText                     a file was asked for as text
+    │   ├── NotText                     the file was asked for as text and is none
     │   ├── CheckoutRequired            the secret must be checked out, and that is not allowed here
     │   ├── CommentRequired             the secret wants a reason, and none is set
     │   └── RotatesWhenRead             reading it would change the password
@@ -126,6 +127,10 @@ class CertificateRefused(ConfigurationError):
     """The certificate of the vault or the proxy is not trusted, has expired or is for another host."""
 
 
+class ProxyRefused(ConfigurationError):
+    """The proxy answered, and gives no connection to the vault."""
+
+
 class NotTheVault(ConfigurationError):
     """Something else answers at the URL: an HTML page, a redirect, another API."""
 
@@ -151,7 +156,7 @@ class FieldEmpty(ConfigurationError):
 
 
 class NotText(ConfigurationError):
-    """The field was asked for as text and is not: a file, or bytes that are not UTF-8."""
+    """The field was asked for as text and holds a file that is not UTF-8."""
 
 
 class CheckoutRequired(ConfigurationError):
