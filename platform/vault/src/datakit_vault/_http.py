@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 
 from datakit_vault import errors
 from datakit_vault._secret import Secret
@@ -310,7 +310,7 @@ def _explain(error: Exception, request: Request, timeout: float, proxy: str | No
             fix=look,
             status=int(tunnel[1]),
         )
-    if find(TimeoutError, urllib3.exceptions.TimeoutError):
+    if find(TimeoutError, ReadTimeoutError):
         return errors.TimedOut(
             f"no whole answer within {timeout:g} s{through}",
             subject=host,
