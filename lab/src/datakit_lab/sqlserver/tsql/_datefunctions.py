@@ -69,6 +69,16 @@ def call(name: str, part: str, arguments: list[Expr]) -> Expr:
     return Expr(f"CAST({number} AS INTEGER)", INT, nullable=arguments[0].nullable)
 
 
+def switch_offset(arguments: list[Expr]) -> Expr:
+    """Compile SWITCHOFFSET: the same instant, by the clock of another offset (text, or minutes)."""
+    value, offset = arguments
+    if value.kind != "datetimeoffset":
+        value = convert(value, SqlType("datetimeoffset", scale=7))
+    minutes = f"offset_minutes({offset.sql})" if offset.kind in CHARACTER else offset.sql
+    sql = f'struct_pack(ticks := ({value.sql}).ticks, "offset" := CAST({minutes} AS SMALLINT))'
+    return Expr(sql, value.type, nullable=value.nullable)
+
+
 def _add(part: str, amount: Expr, value: Expr) -> Expr:
     if value.kind in CHARACTER or value.type is None:
         value = convert(value, DATETIME)

@@ -465,6 +465,7 @@ _PLAIN: Final[dict[str, tuple[int, int, Callable[[list[Expr]], Expr]]]] = {
     "BINARY_CHECKSUM": (1, 254, _checksum),
     "SQL_VARIANT_PROPERTY": (2, 2, _variant_property),
     "CHOOSE": (2, 254, _choose),
+    "SWITCHOFFSET": (2, 2, _datefunctions.switch_offset),
     "TYPE_NAME": (
         1,
         1,
