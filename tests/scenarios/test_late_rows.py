@@ -1,4 +1,4 @@
-"""Rows that commit late, with a cursor value older than what was loaded before."""
+"""Rows that commit late, with an older cursor value, and rows that are seen twice, because they change meanwhile."""
 
 from __future__ import annotations
 
@@ -78,3 +78,29 @@ def test_a_rowversion_that_an_open_transaction_holds_is_read_once_it_commits(
     assert [1, 2, 3] == ids(house, warehouse)
     house.is_equal(warehouse, "ops.Events", "bronze.events")
     assert report["cursor"]["column"] == "Version"
+
+
+def twice(house: House, warehouse: str, at: str) -> None:
+    """Show row 7 a second time, as a scan does that a change moved it ahead of; the table declares no key."""
+    house.sql("CREATE TABLE ops.Heap (ID int NOT NULL, Name nvarchar(9) NULL, At datetime2(3) NOT NULL)")
+    house.sql("INSERT INTO ops.Heap SELECT value, N'old', '2024-01-01' FROM GENERATE_SERIES(1, 9)")
+    house.sql(f"INSERT INTO ops.Heap VALUES (7, N'new', {at})")
+    cursor = {"column": "At", "lag": "10m"}
+    house.datasets(DATASETS | {"heap": {"table": "ops.Heap", "key": ["ID"], "cursor": cursor}})
+    house.takes(warehouse, "heap", mode="merge")
+
+
+def test_of_a_row_that_changed_while_it_was_read_the_newest_version_is_merged(house: House, warehouse: str) -> None:
+    twice(house, warehouse, "SYSUTCDATETIME()")
+    for full in ((), ("--full",)):
+        report = house.loaded(warehouse, *full, dataset="heap")
+        counts = [report[name] for name in ("rows_read", "rows_written", "server_rows")]
+        assert [report["rows_applied"] + 1] * 3 == counts
+        rows = house.query(warehouse, "SELECT id, name FROM bronze.heap ORDER BY id")
+        assert [(id_, "new" if id_ == 7 else "old") for id_ in range(1, 10)] == rows
+
+
+def test_rows_that_share_a_key_and_did_not_change_meanwhile_are_refused(house: House, warehouse: str) -> None:
+    twice(house, warehouse, "'2024-01-02'")
+    house.load(warehouse, dataset="heap").is_refused("InvalidKey", 78, "bronze.heap", "7")
+    assert "heap" not in house.tables(warehouse)

@@ -111,7 +111,7 @@ def test_replace_swaps_the_table_and_keeps_the_cursor_for_later(bench: Bench) ->
     bench.run("run-1")
     bench.source.tables["ops.Flights"] = flights(10, start=1000, minute=60)
 
-    report = bench.run("run-2", full=True)
+    report = bench.run("run-2", full=True, mode=LoadMode.APPEND)
 
     assert list(range(1000, 1010)) == bench.ids()
     assert LoadMode.REPLACE is report.mode
@@ -212,6 +212,51 @@ def test_duplicate_keys_are_refused_by_merge_with_an_example(bench: Bench) -> No
     assert "flights" not in bench.tables()
 
 
+def moved(*rows: pa.Table) -> pa.Table:
+    """What a scan along the cursor sees of a table in which these rows moved ahead of it after it had seen them."""
+    return pa.concat_tables([flights(100), *rows])
+
+
+def test_of_a_row_that_was_updated_while_it_was_read_the_newest_version_is_merged(bench: Bench) -> None:
+    minutes = int(timedelta(hours=12) / timedelta(minutes=1))
+    bench.source.tables["ops.Flights"] = moved(
+        flights(1, start=7, minute=minutes - 5, delay=77), flights(1, start=7, minute=minutes + 1, delay=78)
+    )
+    report = bench.run("run-1")
+    assert (102, 102, 102, 100) == (report.rows_read, report.rows_written, report.server_rows, report.rows_applied)
+    assert list(range(1, 101)) == bench.ids()
+    assert [(78,)] == bench.query("SELECT arr_delay FROM bronze.flights WHERE flight_id = 7")
+    assert [(102, 100)] == bench.query("SELECT rows, rows_applied FROM bronze._dk_loads")
+    again = bench.run("run-1")
+    assert ("already_loaded", 102, 100) == (again.status, again.rows_written, again.rows_applied)
+
+
+def test_rows_that_share_a_key_and_were_not_changed_meanwhile_are_no_versions(bench: Bench) -> None:
+    bench.source.tables["ops.Flights"] = moved(flights(1, start=7, minute=600))
+    with pytest.raises(InvalidKey, match="2 rows of one key"):
+        bench.run("run-1")
+    assert "flights" not in bench.tables()
+
+
+@pytest.mark.parametrize("mode", [LoadMode.APPEND, LoadMode.REPLACE])
+def test_only_a_merge_knows_versions(bench: Bench, mode: LoadMode) -> None:
+    minutes = int(timedelta(hours=11, minutes=50) / timedelta(minutes=1))
+    bench.source.tables["ops.Flights"] = moved(flights(1, start=7, minute=minutes))
+    bench.settings = replace(
+        bench.settings, dataset=bench.settings.dataset.model_copy(update={"cursor": Cursor(column="ModifiedAt")})
+    )
+    with pytest.raises(InvalidKey, match="2 rows of one key"):
+        bench.run("run-1", mode=mode)
+
+
+def test_a_rebuild_under_merge_knows_versions_too(bench: Bench) -> None:
+    bench.run("run-1")
+    bench.source.tables["ops.Flights"] = moved(flights(1, start=7, minute=720, delay=77))
+    report = bench.run("run-2", full=True)
+    assert (LoadMode.REPLACE, 101, 100) == (report.mode, report.rows_written, report.rows_applied)
+    assert [(77,)] == bench.query("SELECT arr_delay FROM bronze.flights WHERE flight_id = 7")
+
+
 def test_a_cursor_that_ran_backwards_is_refused(bench: Bench) -> None:
     bench.source.tables["ops.Flights"] = flights(3, minute=60)
     bench.run("run-1")
@@ -281,12 +326,16 @@ def test_a_full_append_stays_behind_the_present_too_so_that_no_row_is_lost_or_do
     assert list(range(1, 101)) == bench.ids()
 
 
-def test_an_append_does_not_continue_from_a_merge(bench: Bench) -> None:
-    bench.run("run-1")
-    with pytest.raises(InvalidCursor, match="the last load merged"):
+@pytest.mark.parametrize("full", [False, True])
+def test_an_append_does_not_continue_from_a_merge_nor_from_its_rebuild(bench: Bench, full: bool) -> None:
+    bench.run("run-1", full=full)
+    bench.source.tables["ops.Flights"] = flights(120)
+    with pytest.raises(InvalidCursor, match="mode was changed to append; run run-1"):
         bench.run("run-2", mode=LoadMode.APPEND)
+    assert list(range(1, 101)) == bench.ids()
 
     bench.run("run-3", mode=LoadMode.APPEND, full=True)
+    assert list(range(1, 121)) == bench.ids()
     with pytest.raises(NothingToDo):
         bench.run("run-4", mode=LoadMode.APPEND)
 

@@ -39,10 +39,11 @@ from datakit.ingest.report import ReportDraft
 from datakit.ingest.row_hash import RowHasher
 from datakit.ingest.settings import Settings
 from datakit.model.contract import Contract
-from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableState
+from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableState, Versions, Window
 from datakit.model.manifest import LoadMode
 from datakit.model.run import CursorReport
 from datakit.sources import Source
+from datakit.sources.notation import to_value
 from datakit.warehouses import Load, Warehouse
 
 _LOG = logging.getLogger("datakit.ingest")
@@ -103,7 +104,7 @@ class Ingestion:
         :raises DatakitError: anything else that went wrong.
         """
         if record := self._warehouse.find_load(*self._where):
-            self._draft.note(rows_written=record.rows)
+            self._draft.note(rows_written=record.rows, rows_applied=record.rows_applied)
             return "already_loaded"
         try:
             match self._request.slice:
@@ -244,18 +245,20 @@ class Ingestion:
         cursor = self._settings.dataset.cursor
         if cursor is None or last is None:
             return None
-        if self._settings.mode is LoadMode.APPEND and last.mode is LoadMode.MERGE:
-            raise InvalidCursor(
-                "the last load merged, and an append cannot continue from there without loading rows twice",
-                subject=f"{self._request.dataset} in {self._request.warehouse}",
-                cause="mode was changed; a merge reads up to the present, an append stays behind it by the lag",
-                fix="rebuild the table once with `datakit run --full`",
-            )
         if last.cursor_column != cursor.column:
             raise InvalidCursor(
                 f"the last load continued from {last.cursor_column or 'no cursor'}, this one from {cursor.column}",
                 subject=f"{self._request.dataset} in {self._request.warehouse}",
                 cause="the dataset's cursor was changed in datakit.yaml",
+                fix="rebuild the table once with `datakit run --full`",
+            )
+        if self._settings.mode is LoadMode.APPEND and not last.bounded:
+            raise InvalidCursor(
+                "the last load read without an upper bound, and an append that continues there would load rows twice "
+                "and miss those that commit late",
+                subject=f"{self._request.dataset} in {self._request.warehouse}",
+                cause=f"mode was changed to append; run {last.run_id} was a merge, or a rebuild under merge, and read "
+                "up to the present, while an append stays behind it by the lag",
                 fix="rebuild the table once with `datakit run --full`",
             )
         return last.cursor
@@ -399,14 +402,30 @@ class Ingestion:
 
     def _commit(self, prepared: _Prepared, plan: ReadPlan) -> None:
         self._progress.stage("committing")
-        request = replace(prepared.request, slices=len(plan.slices), base_sequence=plan.base_sequence)
-        until = plan.window.until if plan.window else None
+        window = plan.window
+        request = replace(
+            prepared.request,
+            slices=len(plan.slices),
+            base_sequence=plan.base_sequence,
+            bounded=window is not None and window.bounded,
+            versions=self._versions(prepared, window),
+        )
+        until = window.until if window else None
         with self._interrupts.deferred():
             try:
                 record = self._warehouse.commit(request, until)
             except WarehouseUnavailable as error:
                 record = self._committed_after_all(error)
-        self._draft.note(rows_written=record.rows)
+        self._draft.note(rows_written=record.rows, rows_applied=record.rows_applied)
+
+    def _versions(self, prepared: _Prepared, window: Window | None) -> Versions | None:
+        """Return how to tell versions of a row apart; None where its cursor is not kept, or not known to grow."""
+        if window is None or window.changed_after is None or self._settings.mode is not LoadMode.MERGE:
+            return None
+        for source, target in zip(prepared.contract.columns, prepared.request.columns, strict=False):
+            if source.name == window.column:
+                return Versions(target.name, to_value(window.changed_after, source.type))
+        return None
 
     def _committed_after_all(self, error: WarehouseUnavailable) -> LoadRecord:
         """Ask whether a commit whose connection was lost took place; if nobody can tell, the run failed."""

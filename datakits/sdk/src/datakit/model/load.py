@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 
 from datakit.model.contract import Column
 from datakit.model.manifest import LoadMode
@@ -37,6 +38,8 @@ class Window:
     :ivar bounded: whether rows beyond ``until`` are left for the next load. ``append`` needs it, so that no row is
         loaded twice. ``merge`` and ``replace`` must not have it: a row that is updated between planning and reading
         lies beyond ``until`` and would be missing; they read it now, and the next merge reads it again.
+    :ivar changed_after: a value that every change made after the plan lies above, so that a row that was seen twice
+        because it changed meanwhile can be told from two rows of one key. None: the source cannot say.
     """
 
     column: str
@@ -44,6 +47,7 @@ class Window:
     until: str | None
     since_inclusive: bool = False
     bounded: bool = False
+    changed_after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,10 @@ class ReadPlan:
 class LoadRecord:
     """One committed load, a row of the warehouse's ``_dk_loads``.
 
+    :ivar rows: how many rows the load brought.
+    :ivar rows_applied: how many of them the table got: fewer than ``rows`` if there were :class:`Versions` among them.
     :ivar cursor: the cursor's value after the load, in the source's notation; None without a cursor.
+    :ivar bounded: :attr:`Window.bounded` of what the load read; what an append may continue from.
     :ivar sequence: grows by one with every commit of the same table; what a later run compares to notice that
         somebody else committed in between.
     """
@@ -97,8 +104,10 @@ class LoadRecord:
     mode: LoadMode
     datakit: str
     rows: int
+    rows_applied: int
     cursor_column: str | None
     cursor: str | None
+    bounded: bool
     sequence: int
     loaded_at: datetime
 
@@ -110,6 +119,22 @@ class TableState:
     columns: tuple[Column, ...]
     metadata: tuple[Column, ...]
     key: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """How several rows of one key are told to be one row that changed while it was read.
+
+    A source that is written to while it is read may show a row before a change and again after it. All rows of the key
+    but one then lie above ``changed_after``, and no two have the same value; the highest is applied. Rows of a key for
+    which this is not so are two rows, and the load is refused.
+
+    :ivar column: the cursor column under the warehouse's name, one of the load's columns.
+    :ivar changed_after: :attr:`Window.changed_after` as a value of that column.
+    """
+
+    column: str
+    changed_after: int | Decimal | bytes | date | datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +150,9 @@ class LoadRequest:
     :ivar base_sequence: :attr:`LoadRecord.sequence` of the newest load when the run began, 0 if there was none.
         Commit refuses with LoadInProgress if it is another by then.
     :ivar slices: how many slices the load has; commit refuses until all are staged.
+    :ivar cursor_column: the cursor column under the source's name, for the load log.
+    :ivar bounded: :attr:`Window.bounded`, for the load log.
+    :ivar versions: how to tell versions of a row from rows that share a key; None: two rows of one key are refused.
     """
 
     run_id: str
@@ -140,3 +168,5 @@ class LoadRequest:
     add: tuple[Column, ...] = ()
     widen: tuple[Column, ...] = ()
     cursor_column: str | None = None
+    bounded: bool = False
+    versions: Versions | None = None

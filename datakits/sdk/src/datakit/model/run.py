@@ -105,6 +105,9 @@ class RunReport(BaseModel):
     data_interval: Annotated[DataInterval | None, Field(description="As the request had it")] = None
     rows_read: int = 0
     rows_written: int = 0
+    rows_applied: Annotated[
+        int | None, Field(description="Rows that the table got: fewer where a row changed while it was read")
+    ] = None
     server_rows: Annotated[
         int | None, Field(description="The server's own count of the rows it sent; none where it cannot say")
     ] = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Context, Decimal
 from itertools import pairwise
 from typing import Final
@@ -18,7 +18,7 @@ from typing import Final
 from datakit.model.load import Slice
 from datakit.model.types import DataType
 
-__all__ = ["TICKS_PER_SECOND", "can_slice", "cut", "from_ordinal", "lag_ordinal", "to_ordinal"]
+__all__ = ["TICKS_PER_SECOND", "can_slice", "cut", "from_ordinal", "lag_ordinal", "to_ordinal", "to_value"]
 
 TICKS_PER_SECOND: Final = 10_000_000
 """Ordinals of ``timestamp`` and ``timestamptz`` count 100 ns since 0001-01-01."""
@@ -90,6 +90,25 @@ def from_ordinal(ordinal: int, type_: DataType, *, width: int = 8) -> str:
                 text += f".{fraction:07d}".rstrip("0")
             return text + ("Z" if type_.name == "timestamptz" else "")
     return str(ordinal)
+
+
+def to_value(text: str, type_: DataType) -> int | Decimal | bytes | date | datetime:
+    """Read a value's text as Python has it; times rounded down to the microsecond, ``timestamptz`` in UTC.
+
+    :raises ValueError: as :func:`to_ordinal`.
+    """
+    ordinal = to_ordinal(text, type_)
+    match type_.name:
+        case "decimal":
+            return Decimal(text)
+        case "binary":
+            return bytes.fromhex(text[2:])
+        case "date":
+            return date.fromordinal(ordinal)
+        case "timestamp" | "timestamptz":
+            moment = datetime.min + timedelta(microseconds=ordinal // 10)
+            return moment.replace(tzinfo=UTC) if type_.name == "timestamptz" else moment
+    return ordinal
 
 
 def lag_ordinal(lag: timedelta, type_: DataType) -> int:

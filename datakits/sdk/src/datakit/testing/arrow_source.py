@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Final, Literal
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ from datakit.model.contract import Column, Contract
 from datakit.model.load import ReadPlan, Slice, Window
 from datakit.model.manifest import Dataset, LoadMode
 from datakit.model.types import DataType
-from datakit.sources.notation import can_slice, cut, from_ordinal, lag_ordinal, to_ordinal
+from datakit.sources.notation import can_slice, cut, from_ordinal, lag_ordinal, to_ordinal, to_value
 
 __all__ = ["ArrowSource", "Fault"]
 
@@ -187,12 +186,14 @@ class ArrowSource:
                 fix="load everything again: --full",
             )
         lag = lag_ordinal(dataset.cursor.lag, column.type)
+        now = to_ordinal(self.now().astimezone(UTC).isoformat(), DataType("timestamptz"))
+        limit = now // 864_000_000_000 + 1 if column.type.name == "date" else now
         if mode is not LoadMode.APPEND:
             start = None if since is None else from_ordinal(to_ordinal(since, column.type) - lag, column.type)
-            return Window(column.name, start, highest, since_inclusive=True), False
+            is_time = column.type.name in {"date", "timestamp", "timestamptz"}
+            after = from_ordinal(limit - lag - 1, column.type) if is_time else highest
+            return Window(column.name, start, highest, since_inclusive=True, changed_after=after), False
         if lag:
-            now = to_ordinal(self.now().astimezone(UTC).isoformat(), DataType("timestamptz"))
-            limit = now // 864_000_000_000 + 1 if column.type.name == "date" else now
             top = min(top, limit - lag)
         until = from_ordinal(top, column.type)
         if since is not None and top <= to_ordinal(since, column.type):
@@ -269,17 +270,7 @@ def _check_key(key: Sequence[str], columns: Sequence[Column], *, where: str) -> 
 
 
 def _scalar(text: str, type_: DataType) -> pa.Scalar:
-    ordinal = to_ordinal(text, type_)
-    match type_.name:
-        case "decimal":
-            return pa.scalar(Decimal(text), type_.arrow())
-        case "binary":
-            return pa.scalar(bytes.fromhex(text[2:]))
-        case "date":
-            return pa.scalar(ordinal - _EPOCH_DAYS, pa.int32()).cast(pa.date32())
-        case "timestamp" | "timestamptz":
-            return pa.scalar((ordinal - _EPOCH_TICKS) // 10, pa.int64()).cast(type_.arrow())
-    return pa.scalar(ordinal, type_.arrow())
+    return pa.scalar(to_value(text, type_), type_.arrow())
 
 
 def _text(values: pa.ChunkedArray, function: Literal["min", "max"], type_: DataType) -> str:

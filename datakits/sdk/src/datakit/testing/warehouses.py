@@ -10,7 +10,7 @@ broken. What no suite can do for an adapter is to kill its process: see ``docs/w
 
 from __future__ import annotations
 
-from datakit.testing import _warehouse_laws_columns, _warehouse_laws_loads
+from datakit.testing import _warehouse_laws_columns, _warehouse_laws_keys, _warehouse_laws_loads
 from datakit.testing._warehouse_case import Law, WarehouseCase
 
 __all__ = ["WarehouseCase", "warehouse_conformance"]
@@ -18,4 +18,4 @@ __all__ = ["WarehouseCase", "warehouse_conformance"]
 
 def warehouse_conformance() -> tuple[Law, ...]:
     """Return the laws, to parametrize a test with."""
-    return (*_warehouse_laws_loads.LAWS, *_warehouse_laws_columns.LAWS)
+    return (*_warehouse_laws_loads.LAWS, *_warehouse_laws_keys.LAWS, *_warehouse_laws_columns.LAWS)

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from datakit.errors import InvalidKey, LoadInProgress, RowsLost
-from datakit.model.load import LoadRequest, TableName
+from datakit.model.load import LoadRequest, TableName, Versions
+from datakit.model.types import DataType
 from datakit.warehouses._identifiers import qualified, quote, quote_all
 from datakit.warehouses._ledger import Execute, Ledger
 from datakit.warehouses._values import describe_key
@@ -70,6 +71,38 @@ def check_key(execute: Execute, request: LoadRequest, table: TableName, what: st
     )
     if twice:
         raise _invalid_key(request, f"{what} has {twice[0][0]} rows of one key", twice[0][1:])
+
+
+def keep_newest(
+    execute: Execute,
+    request: LoadRequest,
+    versions: Versions,
+    staging: TableName,
+    *,
+    row: str,
+    native_type: Callable[[DataType], str],
+) -> None:
+    """Delete staged rows that a newer version of the same row has superseded; see :class:`Versions`.
+
+    For a load whose key was found to have duplicates: it costs another pass over the keys.
+
+    :param row: the column that tells rows of this warehouse apart: ``rowid``, ``ctid``.
+    :raises InvalidKey: rows of one key are left, or a key is NULL.
+    """
+    key, cursor, table = quote_all(request.key), quote(versions.column), qualified(staging)
+    type_ = next(column.type for column in request.columns if column.name == versions.column)
+    bound = versions.changed_after
+    execute(
+        f"DELETE FROM {table} WHERE {row} IN (SELECT place FROM ("
+        f"SELECT {row} AS place, {cursor} IS NOT NULL AS known, "
+        f"rank() OVER (PARTITION BY {key} ORDER BY {cursor} DESC NULLS LAST) AS newest, "
+        f"count(*) OVER (PARTITION BY {key}) AS several, count(*) OVER (PARTITION BY {key}, {cursor}) AS alike, "
+        f"sum(CASE WHEN {cursor} > CAST($1 AS {native_type(type_)}) THEN 1 ELSE 0 END) OVER (PARTITION BY {key}) "
+        f"AS changed FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} GROUP BY {key} HAVING count(*) > 1)"
+        ") AS versions WHERE known AND newest > 1 AND alike = 1 AND changed >= several - 1)",
+        (bound if isinstance(bound, bytes) else str(bound),),
+    )
+    check_key(execute, request, staging, "the load")
 
 
 def _invalid_key(request: LoadRequest, problem: str, example: tuple[object, ...]) -> InvalidKey:

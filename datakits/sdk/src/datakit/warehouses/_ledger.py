@@ -30,9 +30,9 @@ _TABLES: Final = {
     # commit of one run, and two commits from one base, impossible whatever the code above does.
     LOADS: """(
         run_id TEXT NOT NULL, dataset TEXT NOT NULL, table_name TEXT NOT NULL, mode TEXT NOT NULL,
-        datakit TEXT NOT NULL, rows BIGINT NOT NULL, cursor_column TEXT, cursor_value TEXT,
-        sequence BIGINT NOT NULL, key_columns TEXT NOT NULL, started_at TIMESTAMPTZ NOT NULL,
-        loaded_at TIMESTAMPTZ NOT NULL,
+        datakit TEXT NOT NULL, rows BIGINT NOT NULL, rows_applied BIGINT NOT NULL, cursor_column TEXT,
+        cursor_value TEXT, bounded BOOLEAN NOT NULL, sequence BIGINT NOT NULL, key_columns TEXT NOT NULL,
+        started_at TIMESTAMPTZ NOT NULL, loaded_at TIMESTAMPTZ NOT NULL,
         PRIMARY KEY (dataset, table_name, sequence), UNIQUE (run_id, dataset, table_name))""",
     RUNS: """(
         run_id TEXT NOT NULL, dataset TEXT NOT NULL, table_name TEXT NOT NULL, read_plan TEXT,
@@ -45,7 +45,9 @@ _TABLES: Final = {
 }
 
 # times are read as text, which needs no time zone database on this side
-_RECORD: Final = "run_id, mode, datakit, rows, cursor_column, cursor_value, sequence, CAST(loaded_at AS TEXT)"
+_RECORD: Final = (
+    "run_id, mode, datakit, rows, rows_applied, cursor_column, cursor_value, bounded, sequence, CAST(loaded_at AS TEXT)"
+)
 _ONE: Final = "run_id = $1 AND dataset = $2 AND table_name = $3"
 
 
@@ -93,9 +95,9 @@ class Ledger:
         )
         if not rows:
             return None
-        run_id, mode, datakit, count, cursor_column, cursor, sequence, loaded_at = rows[0]
+        run_id, mode, *middle, loaded_at = rows[0]
         when = datetime.fromisoformat(loaded_at).astimezone(UTC)
-        return LoadRecord(run_id, dataset, table, LoadMode(mode), datakit, count, cursor_column, cursor, sequence, when)
+        return LoadRecord(run_id, dataset, table, LoadMode(mode), *middle, when)
 
     def key_of(self, table: TableName) -> tuple[tuple[str, ...], LoadMode] | None:
         """Return key and mode of the newest load of the table, by whichever dataset, or None."""
@@ -108,8 +110,11 @@ class Ledger:
         )
         return (tuple(json.loads(rows[0][0])), LoadMode(rows[0][1])) if rows else None
 
-    def record(self, request: LoadRequest, rows: int, cursor: str | None) -> LoadRecord:
-        """Write the load log's row and return it."""
+    def record(self, request: LoadRequest, rows: int, applied: int, cursor: str | None) -> LoadRecord:
+        """Write the load log's row and return it.
+
+        :param rows: how many rows the load brought; ``applied``: how many of them the table got.
+        """
         started = self._execute(
             f"SELECT CAST(started_at AS TEXT) FROM {self._name(RUNS)} WHERE {_ONE}",
             _of(request),
@@ -122,22 +127,26 @@ class Ledger:
             request.mode,
             request.datakit,
             rows,
+            applied,
             request.cursor_column,
             cursor,
+            request.bounded,
             request.base_sequence + 1,
             now,
         )
         self._execute(
-            f"INSERT INTO {self._name(LOADS)} (run_id, dataset, table_name, mode, datakit, rows, cursor_column, "
-            "cursor_value, sequence, key_columns, started_at, loaded_at) "
-            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CAST($11 AS TIMESTAMPTZ), CAST($12 AS TIMESTAMPTZ))",
+            f"INSERT INTO {self._name(LOADS)} (run_id, dataset, table_name, mode, datakit, rows, rows_applied, "
+            "cursor_column, cursor_value, bounded, sequence, key_columns, started_at, loaded_at) VALUES "
+            "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, CAST($13 AS TIMESTAMPTZ), CAST($14 AS TIMESTAMPTZ))",
             (
                 *_of(request),
                 str(request.mode),
                 request.datakit,
                 rows,
+                applied,
                 request.cursor_column,
                 cursor,
+                request.bounded,
                 record.sequence,
                 json.dumps(request.key),
                 started[0][0] if started else now.isoformat(),

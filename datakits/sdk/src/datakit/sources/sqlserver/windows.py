@@ -52,12 +52,16 @@ def plan_window(
         raise _runs_backwards(from_ordinal(top, column.type), str(since), subject)
     lag = lag_ordinal(cursor.lag, column.type)
     if mode is not LoadMode.APPEND:
+        changed_after = top
         if column.is_time:
+            present = _present(connection, column, top)
+            changed_after = column.on_grid(present - lag) - 1  # a change is stamped with the lag at most before now
             # A row from the future (a clock that is ahead, another time zone) must not become the cursor: the changes
             # made until then would lie before it. Below the present it is read again in each run, which harms nothing.
-            top = column.on_grid(min(top, _present(connection, column, top)))
+            top = column.on_grid(min(top, present))
         start = None if stored is None else from_ordinal(stored - lag, column.type)
-        return Window(live.name, start, from_ordinal(top, column.type), since_inclusive=True), False
+        until, after = from_ordinal(top, column.type), from_ordinal(changed_after, column.type)
+        return Window(live.name, start, until, since_inclusive=True, changed_after=after), False
     if column.type.name == "date":
         lag = max(1, lag)  # rows of today go on arriving until midnight
     if column.is_time and lag:
@@ -117,7 +121,8 @@ def _rowversion_window(
     if stored is not None and top < stored:
         raise _runs_backwards(until, str(since), subject)
     bounded = mode is LoadMode.APPEND
-    return Window(column.column.name, since, until, bounded=bounded), bounded and stored == top
+    window = Window(column.column.name, since, until, bounded=bounded, changed_after=None if bounded else until)
+    return window, bounded and stored == top
 
 
 def _present(connection: Connection, column: OrderedColumn, top: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datakit.errors import DatakitError, LoadInProgress
+from datakit.errors import DatakitError, InvalidKey, LoadInProgress
 from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
 from datakit.model.manifest import LoadMode
 from datakit.warehouses import Load
@@ -18,7 +18,7 @@ from datakit.warehouses._changes import TableChanges, changes_to_fit, wanted_col
 from datakit.warehouses._duckdb import catalog
 from datakit.warehouses._duckdb.database import Database, lock_of
 from datakit.warehouses._duckdb.load import DuckDBLoad
-from datakit.warehouses._guards import check_base, check_complete, check_key, staging_lost
+from datakit.warehouses._guards import check_base, check_complete, check_key, keep_newest, staging_lost
 from datakit.warehouses._identifiers import check_names, literal, qualified, quote, quote_all, staging_table
 from datakit.warehouses._ledger import Execute, Ledger
 
@@ -111,10 +111,10 @@ class DuckDBWarehouse:
             with self._database.transaction() as execute:
                 ledger = Ledger(execute, request.table.schema)
                 check_base(ledger, request)
-                if request.key:
-                    check_key(execute, request, staging, "the load")
+                rows = sum(staged.values())
+                applied = _check_staged_key(execute, request, staging, rows) if request.key else rows
                 self._apply(execute, request, staging)
-                record = ledger.record(request, sum(staged.values()), cursor)
+                record = ledger.record(request, rows, applied, cursor)
                 ledger.close_run(request.run_id, request.dataset, request.table)
                 obsolete = ledger.other_runs(request)
         for obsolete_run in obsolete:  # each began before this commit, so it could not commit any more
@@ -188,6 +188,18 @@ class DuckDBWarehouse:
 
 def _known(execute: Execute, table: TableName) -> bool:
     return catalog.ledger_exists(execute, table.schema)
+
+
+def _check_staged_key(execute: Execute, request: LoadRequest, staging: TableName, rows: int) -> int:
+    """Refuse rows that share a key, but for versions of one row; returns how many rows are left of ``rows``."""
+    try:
+        check_key(execute, request, staging, "the load")
+    except InvalidKey:
+        if request.versions is None:
+            raise
+        keep_newest(execute, request, request.versions, staging, row="rowid", native_type=catalog.native_type)
+        rows = execute(f"SELECT count(*) FROM {qualified(staging)}", ())[0][0]
+    return rows
 
 
 def _alter(execute: Execute, table: TableName, changes: TableChanges) -> None:

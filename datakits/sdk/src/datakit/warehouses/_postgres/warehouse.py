@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from datakit.errors import DatakitError, InvalidKey, LoadInProgress, WarehouseUnavailable
-from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
+from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState, Versions
 from datakit.model.manifest import LoadMode
 from datakit.warehouses import Load
 from datakit.warehouses._changes import wanted_columns
-from datakit.warehouses._guards import check_base, check_complete, check_key, staging_lost
+from datakit.warehouses._guards import check_base, check_complete, check_key, keep_newest, staging_lost
 from datakit.warehouses._identifiers import check_names, qualified, staging_table
 from datakit.warehouses._ledger import LOADS, Execute, Ledger, RunUnderWay
 from datakit.warehouses._postgres import catalog
@@ -121,8 +121,14 @@ class PostgresWarehouse:
             check_base(ledger, request)
             staging = _open_staging(execute, request)
         try:
-            with self._connections.transaction(table) as execute:
-                record, obsolete = self._commit(execute, request, staging, cursor)
+            try:
+                with self._connections.transaction(table) as execute:
+                    record, obsolete = self._commit(execute, request, staging, cursor)
+            except (_KeyViolatedError, InvalidKey):
+                if request.versions is None:
+                    raise
+                with self._connections.transaction(table) as execute:
+                    record, obsolete = self._commit(execute, request, staging, cursor, versions=request.versions)
         except _KeyViolatedError as error:
             with self._connections.transaction(table) as execute:
                 check_key(execute, request, staging, "the load")
@@ -161,9 +167,19 @@ class PostgresWarehouse:
             catalog.create_schema(execute, table)
 
     def _commit(
-        self, execute: Execute, request: LoadRequest, staging: TableName, cursor: str | None
+        self,
+        execute: Execute,
+        request: LoadRequest,
+        staging: TableName,
+        cursor: str | None,
+        *,
+        versions: Versions | None = None,
     ) -> tuple[LoadRecord, list[RunUnderWay]]:
-        """Do the whole commit but its last statement; also returns the runs that it makes obsolete."""
+        """Do the whole commit but its last statement; also returns the runs that it makes obsolete.
+
+        :param versions: look for superseded versions first. Only when the key was found to have duplicates: the key's
+            index finds them for nothing, and this costs a pass over staging.
+        """
         execute("SELECT set_config('lock_timeout', $1, true)", (str(self._lock_timeout),))
         # one commit of a load at a time, also against a server process whose client died in the middle of one
         catalog.lock(execute, f"commit {request.dataset} {request.table}")
@@ -175,10 +191,13 @@ class PostgresWarehouse:
         check_complete(request, staged)
         rows = sum(staged.values())
         try:
+            if versions is not None:
+                _check_held(rows, execute(f"SELECT count(*) FROM {qualified(staging)}", ())[0][0])
+                keep_newest(execute, request, versions, staging, row="ctid", native_type=catalog.native_type)
             applied = apply(execute, request, staging)
-            if applied != rows:
-                raise _StagingLostError(rows, applied)
-            record = ledger.record(request, rows, cursor)
+            if versions is None:
+                _check_held(rows, applied)
+            record = ledger.record(request, rows, applied, cursor)
         except (
             psycopg.errors.UniqueViolation,
             psycopg.errors.CardinalityViolation,
@@ -224,6 +243,11 @@ class _StagingLostError(Exception):
         super().__init__()
         self.marked = marked
         self.held = held
+
+
+def _check_held(marked: int, held: int) -> None:
+    if held != marked:
+        raise _StagingLostError(marked, held)
 
 
 def _known(execute: Execute, table: TableName) -> bool:
