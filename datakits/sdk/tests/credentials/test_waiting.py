@@ -85,10 +85,11 @@ def until_told(caplog: pytest.LogCaptureFixture, text: str) -> None:
         (b"", "is empty"),
         (alive()[:-20], "not a whole credential cache"),
         (cache([]), "holds no ticket"),
+        (alive(service="postgres/db.lab.test"), f"there is no ticket for {SQL}"),
         (ended(), "has expired"),
         (ended(timedelta(seconds=1)), "ends within 2 s"),
     ],
-    ids=["missing", "empty", "cut off", "without tickets", "expired", "about to expire"],
+    ids=["missing", "empty", "cut off", "without tickets", "another service", "expired", "about to expire"],
 )
 def test_what_the_sidecar_may_still_put_right_is_waited_for(
     path: Path, before: bytes | None, says: str, waiting: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
@@ -109,10 +110,9 @@ def test_what_the_sidecar_may_still_put_right_is_waited_for(
     ("before", "kind"),
     [
         (alive(client="other"), WrongPrincipal),
-        (alive(service="postgres/db.lab.test"), TicketMissing),
         (b"BZh91AY", TicketCorrupt),
     ],
-    ids=["another principal", "another service", "another kind of file"],
+    ids=["another principal", "another kind of file"],
 )
 def test_what_waiting_cannot_cure_is_said_at_once(path: Path, before: bytes, kind: type[DatakitError]) -> None:
     written(path, before)
@@ -130,6 +130,15 @@ def test_a_ticket_that_does_not_come_in_time_is_temporary_and_names_cache_cause_
     assert (75, True) == (caught.value.exit_code, caught.value.retryable)
     for text in (str(path), "there is no Kerberos credential cache", "holds svc-other", "/readyz"):
         assert text in str(caught.value)
+
+
+def test_a_ticket_that_the_sidecar_was_not_told_of_is_denied_after_the_wait(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAKIT_CREDENTIALS_WAIT", "100ms")
+    written(path, alive(service="postgres/db.lab.test"))
+    with pytest.raises(TicketMissing, match="add this service name to the sidecar"):
+        use()
 
 
 def test_without_a_wait_the_first_look_decides(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

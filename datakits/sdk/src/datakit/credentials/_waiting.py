@@ -27,11 +27,13 @@ class NotYetError(Exception):
     """It is not there or not good, and whoever publishes it may still put it right.
 
     :ivar error: what to say if that does not happen.
+    :ivar is_final: whether ``error`` itself is then right: another try would most likely end the same.
     """
 
-    def __init__(self, error: DatakitError) -> None:
+    def __init__(self, error: DatakitError, *, is_final: bool = False) -> None:
         super().__init__(error.what)
         self.error = error
+        self.is_final = is_final
 
 
 def wait_seconds() -> float:
@@ -71,7 +73,7 @@ def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | 
         try:
             found = look()
         except NotYetError as not_yet:
-            error = not_yet.error
+            error, is_final = not_yet.error, not_yet.is_final
         else:
             if told:
                 _LOG.info("it is there, after %.1f s", time.monotonic() - began)
@@ -80,7 +82,7 @@ def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | 
             raise error
         left = began + bound - time.monotonic()
         if left <= 0 or stop.is_set():
-            raise _not_ready(error, time.monotonic() - began)
+            raise error if is_final else _not_ready(error, time.monotonic() - began)
         if not told:
             _LOG.warning("%s: %s; waiting for the sidecar, up to %g s", error.subject, error.what, bound)
             told = True

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from datakit.credentials._waiting import NotYetError, wait_for
-from datakit.errors import CredentialsNotReady, LoginRefused, SecretUnavailable
+from datakit.errors import LoginRefused, SecretUnavailable
 
 _T = TypeVar("_T", str, bytes)
 _C = TypeVar("_C")
@@ -99,16 +99,10 @@ class Login:
         def look_for_another() -> Secret[str]:
             other = _read(self._reference)
             if other.reveal() == secret.reveal():
-                raise NotYetError(refusal)
+                raise NotYetError(refusal, is_final=not self._has_worked)
             return other
 
-        try:
-            other = wait_for(look_for_another, expected=expected, stop=stop)
-        except CredentialsNotReady:
-            if self._has_worked:
-                raise
-            raise refusal from None
-        connection = attempt(other)
+        connection = attempt(wait_for(look_for_another, expected=expected, stop=stop))
         self._has_worked = True
         return connection
 

@@ -216,7 +216,7 @@ def _check_service(cache: TicketCache, services: Sequence[str], now: datetime) -
         )
     held = ", ".join(sorted(ticket.service for ticket in cache.tickets))
     near = [t.name for t in cache.tickets if t.name.lower() in {service.lower() for service in services}]
-    raise TicketMissing(
+    missing = TicketMissing(
         f"there is no ticket for {' or '.join(services)}, and no ticket-granting ticket to get one with; "
         f"{cache.principal} holds {held}",
         subject=cache.path,
@@ -225,6 +225,8 @@ def _check_service(cache: TicketCache, services: Sequence[str], now: datetime) -
         else "the sidecar shares tickets for other services, or the host or port here is not the one it was told",
         fix="add this service name to the sidecar's services, or set server_spn to one that is there",
     )
+    # A sidecar publishes the tickets that it has, and the one that the KDC did not give at once a moment later.
+    raise NotYetError(missing, is_final=True)
 
 
 def _has_ended(ticket: Ticket, now: datetime) -> str:
