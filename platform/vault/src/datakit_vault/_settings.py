@@ -86,9 +86,9 @@ def check_url(url: str, *, allow_http: bool, setting: str = "url") -> None:
     :raises InvalidSettings: says why; a URL with a credential in it is not shown.
     """
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(str(url))
         host, _ = parts.hostname, parts.port
-    except (ValueError, AttributeError):
+    except ValueError:
         raise InvalidSettings(
             f"the {setting} is no URL", subject=setting, fix="write https://host[:port][/path]"
         ) from None

@@ -13,7 +13,7 @@ from email import message_from_bytes
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from datakit_vault._reference import Reference
 from datakit_vault._settings import Kind, VaultSettings
@@ -309,7 +309,7 @@ class FakeVault:
         return _store.answer({"vaults": [other, own]})
 
     def _about_secrets(self, call: Call) -> Answer:
-        words = call.path.removeprefix(f"{self._base_path}/api/").split("/")
+        words = [unquote(word) for word in call.path.removeprefix(f"{self._base_path}/api/").split("/")]
         version, resource, number, *rest = [*words, "", "", ""][: max(3, len(words))]
         if version not in ("v1", "v2") or resource != "secrets" or not number.isdecimal():
             return _store.answer({"message": "No HTTP resource was found"}, 404)
