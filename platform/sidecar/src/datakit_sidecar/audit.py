@@ -1,0 +1,320 @@
+"""The audit log: one JSON line for each thing that was done with a secret, chained by hashes.
+
+Each line holds the SHA-256 of the line before it, so that a line that is changed, removed or moved breaks the chain at
+that place, also across rotated files and restarts. Nobody can prove from a file alone that lines were not cut off at
+its end, or that the whole of it was not written anew: compare with the copy of standard output in your log collector.
+
+A line: ``{"n":2,"at":"2026-01-31T12:00:00.000000Z","event":"ticket.issued", …,"previous":"<64 hex digits>"}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Final
+
+from datakit_sidecar.errors import AuditFailed
+from datakit_sidecar.settings import AuditSettings
+
+_log = logging.getLogger(__name__)
+_FIRST: Final = "0" * 64
+_TAIL_BYTES: Final = 64 << 10
+_MOST_WAITING: Final = 10_000
+_ROTATED_DIGITS: Final = 12
+
+
+class AuditLog:
+    """Writes the chain. Thread-safe.
+
+    A line that cannot be written does not stop the tickets: it is kept and tried again with the next one, and
+    :attr:`trouble` makes the sidecar unready meanwhile.
+
+    :param settings: where to.
+    :param stream: takes each line, too; a reader that stalls costs lines of this copy, never time.
+    :param now: the clock, in seconds since 1970.
+    :raises AuditFailed: the file cannot be opened.
+    """
+
+    def __init__(
+        self, settings: AuditSettings, *, stream: IO[str] | None = None, now: Callable[[], float] = time.time
+    ) -> None:
+        self._settings = settings
+        self._now = now
+        self._lock = threading.Lock()
+        self._number = 0
+        self._previous = _FIRST
+        self._waiting: list[bytes] = []
+        self._descriptor: int | None = None
+        self._first_number = 1
+        self.trouble: str | None = None
+        self._copies = _Copies(stream if stream is not None else sys.stdout) if settings.stdout else None
+        if settings.file is not None:
+            try:
+                self._open(settings.file)
+            except OSError as error:
+                raise _failed(settings.file, error) from None
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the last line."""
+        with self._lock:
+            return self._number, self._previous
+
+    @property
+    def lost_copies(self) -> int:
+        """Lines that standard output did not take."""
+        return self._copies.lost if self._copies else 0
+
+    def write(self, event: str, **details: Any) -> None:
+        """Write a line. ``details`` hold no secret."""
+        with self._lock:
+            self._number += 1
+            moment = f"{datetime.fromtimestamp(self._now(), UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+            entry = {"n": self._number, "at": moment, "event": event, **details, "previous": self._previous}
+            line = json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode()
+            self._previous = hashlib.sha256(line).hexdigest()
+            if self._copies is not None:
+                self._copies.put(line)
+            if self._settings.file is not None:
+                self._waiting.append(line)
+                self._write_waiting(self._settings.file)
+
+    def retry(self) -> None:
+        """Try again what could not be written."""
+        with self._lock:
+            if self._waiting and self._settings.file is not None:
+                self._write_waiting(self._settings.file)
+
+    def close(self, seconds: float = 0.3) -> None:
+        """Give the copy on standard output that long to be taken, and close the file."""
+        if self._copies is not None:
+            self._copies.close(seconds)
+        with self._lock:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def _write_waiting(self, file: Path) -> None:
+        try:
+            while self._waiting:
+                self._append(file, self._waiting[0] + b"\n")
+                del self._waiting[0]
+        except OSError as error:
+            del self._waiting[:-_MOST_WAITING]  # the gap shows in the chain
+            if self.trouble is None:
+                _log.error("%s", _failed(file, error))
+            self.trouble = f"{file}: {error.strerror}"
+        else:
+            self.trouble = None
+
+    def _append(self, file: Path, data: bytes) -> None:
+        if self._descriptor is None:
+            self._open(file, resume=False)
+        assert self._descriptor is not None  # noqa: S101 - opened above
+        size = os.fstat(self._descriptor).st_size
+        if size and size + len(data) > self._settings.rotate_at:
+            self._rotate(file)
+            size = 0
+        written = os.write(self._descriptor, data)
+        if written < len(data):
+            os.ftruncate(self._descriptor, size)
+            raise OSError(28, os.strerror(28))  # ENOSPC is why a write to a file is short
+        if self._settings.sync:
+            os.fsync(self._descriptor)
+
+    def _open(self, file: Path, *, resume: bool = True) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(file, flags, 0o600)
+        if resume:
+            self._resume(self._descriptor)
+
+    def _resume(self, descriptor: int) -> None:
+        """Go on where the last process ended; a line that it left cut off is ended, and stays as evidence."""
+        size = os.fstat(descriptor).st_size
+        tail = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+        if not tail:
+            return
+        if not tail.endswith(b"\n"):
+            os.write(descriptor, b"\n")
+            tail += b"\n"
+        last = tail.rstrip(b"\n").rpartition(b"\n")[2]
+        self._previous = hashlib.sha256(last).hexdigest()
+        self._number = _number_of(last) or sum(1 for _ in _lines(descriptor, size))
+        self._first_number = _number_of(next(_lines(descriptor, size), b"")) or 1
+
+    def _rotate(self, file: Path) -> None:
+        assert self._descriptor is not None  # noqa: S101 - the caller opened it
+        first = _number_of(next(_lines(self._descriptor, _TAIL_BYTES), b"")) or self._first_number
+        file.rename(file.with_name(f"{file.name}.{first:0{_ROTATED_DIGITS}}"))
+        os.close(self._descriptor)
+        self._descriptor = None
+        self._open(file, resume=False)
+        if self._settings.keep:
+            for old in rotated(file)[: -self._settings.keep]:
+                old.unlink(missing_ok=True)
+
+
+class _Copies:
+    """Writes lines to standard output in a thread of its own: a pipe that nobody reads must not stop a ticket."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._lines: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, name="audit copy", daemon=True)
+        self._thread.start()
+        self.lost = 0
+
+    def put(self, line: bytes) -> None:
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self.lost += 1
+
+    def close(self, seconds: float) -> None:
+        try:
+            self._lines.put(None, timeout=seconds)
+        except queue.Full:
+            return
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._stream.write(line.decode() + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):  # nobody reads any more
+                self.lost += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a check of an audit log found.
+
+    :ivar lines: how many there are.
+    :ivar problems: ``file:line: what is wrong``, in order.
+    :ivar notes: what is worth knowing and no problem.
+    :ivar head: number and hash of the last line.
+    """
+
+    lines: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    head: tuple[int, str]
+
+
+def rotated(file: Path) -> list[Path]:
+    """Return the older files of an audit log, the oldest first."""
+    found = file.parent.glob(f"{file.name}.{'[0-9]' * _ROTATED_DIGITS}")
+    return sorted(found, key=lambda path: path.name)
+
+
+def verify(file: Path, *, with_rotated: bool = True) -> Verified:
+    """Check the chain of an audit log and the older files beside it.
+
+    :raises AuditFailed: it cannot be read.
+    """
+    files = [*(rotated(file) if with_rotated else []), file]
+    check = _Check()
+    for path in files:
+        try:
+            with path.open("rb") as stream:
+                for number, line in enumerate(stream, 1):
+                    check.line(f"{path}:{number}", line)
+        except OSError as error:
+            raise _failed(path, error, "read") from None
+    return check.result()
+
+
+class _Check:
+    def __init__(self) -> None:
+        self._count = 0
+        self._number: int | None = None
+        self._previous = _FIRST
+        self._event = ""
+        self._problems: list[str] = []
+        self._notes: list[str] = []
+
+    def line(self, where: str, raw: bytes) -> None:
+        self._count += 1
+        line = raw.removesuffix(b"\n")
+        entry = _entry(line)
+        if entry is None:
+            cut = "" if raw.endswith(b"\n") else ", and the file ends in it"
+            self._problems.append(f"{where}: the line is cut off or changed: it is no audit line{cut}")
+            self._number = None if self._number is None else self._number + 1
+        else:
+            self._compare(where, entry)
+            self._number, self._event = entry["n"], entry["event"]
+        self._previous = hashlib.sha256(line).hexdigest()
+
+    def _compare(self, where: str, entry: dict[str, Any]) -> None:
+        number, expected = entry["n"], None if self._number is None else self._number + 1
+        if self._count == 1:
+            if number != 1:
+                self._notes.append(f"{where}: the log begins at line number {number}; older files are not here")
+            elif entry["previous"] != _FIRST:
+                self._problems.append(f"{where}: the first line was changed: it names a line before it")
+            return
+        if entry["previous"] == self._previous and expected in (None, number):
+            return
+        if expected is not None and number > expected:
+            span = (
+                f"line number {expected} is"
+                if number == expected + 1
+                else f"line numbers {expected} to {number - 1} are"
+            )
+            self._problems.append(f"{where}: {span} missing before this line")
+        elif expected is not None and number < expected:
+            self._problems.append(f"{where}: line number {number} is out of order or twice (after {self._number})")
+        else:
+            self._problems.append(f"{where}: the line before this one (line number {self._number}) was changed")
+
+    def result(self) -> Verified:
+        if self._count and not self._problems and self._event != "stop":
+            self._notes.append(
+                f'the last line is "{self._event}" and not "stop": the sidecar runs still, was killed, or lines were '
+                "cut off at the end; compare the head with the copy of standard output"
+            )
+        return Verified(self._count, tuple(self._problems), tuple(self._notes), (self._number or 0, self._previous))
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or type(entry.get("n")) is not int:
+        return None
+    return entry if isinstance(entry.get("previous"), str) and isinstance(entry.get("event"), str) else None
+
+
+def _number_of(line: bytes) -> int | None:
+    entry = _entry(line)
+    return None if entry is None else int(entry["n"])
+
+
+def _lines(descriptor: int, size: int) -> Iterator[bytes]:
+    offset, rest = 0, b""
+    while offset < size and (block := os.pread(descriptor, _TAIL_BYTES, offset)):
+        offset += len(block)
+        *whole, rest = (rest + block).split(b"\n")
+        yield from whole
+
+
+def _failed(file: Path, error: OSError, what: str = "written") -> AuditFailed:
+    return AuditFailed(
+        f"the audit log cannot be {what}: {error.strerror}",
+        subject=str(file),
+        cause="the folder is missing, full, read-only, or belongs to another user",
+        fix=f"look at it: df {file.parent}; ls -ldn {file.parent}",
+    )

@@ -1,0 +1,152 @@
+"""The command ``datakit-sidecar``.
+
+It is argparse and not the library that the other commands use: this process holds the keytab, and every package that
+it does not import is one that cannot go wrong in it. Nothing heavy is imported before it is needed, because
+``healthcheck`` runs every few seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+EXIT_BUG: Final = 70
+EXIT_CONFIGURATION: Final = 78
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_CONFIGURATION, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and end the process with its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    code = _guarded(options.command, options)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # a call to a silent KDC cannot be interrupted, and Python would wait for its thread at the end
+    os._exit(code)
+
+
+def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    from datakit_vault.errors import VaultError
+
+    from datakit_sidecar.errors import SidecarError
+
+    try:
+        return command(options)
+    except (SidecarError, VaultError) as error:
+        sys.stderr.write(f"{json.dumps(error.as_json()) if options.json else error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 75
+    except BrokenPipeError:
+        return 75
+    except Exception:
+        logging.getLogger(__name__).critical("this is a bug; please report it", exc_info=True)
+        return EXIT_BUG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="datakit-sidecar", description="A keytab in the vault becomes tickets and secrets in memory.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=words, description=words)
+        added.set_defaults(command=run)
+        added.add_argument("--json", action="store_true", help="answers and errors in JSON")
+        return added
+
+    def with_config(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="the configuration; else DATAKIT_SIDECAR_CONFIG, the other DATAKIT_SIDECAR_ variables, "
+            "or /etc/datakit/sidecar.yaml",
+        )
+        return added
+
+    with_config(command("run", _run, "Keep tickets and secrets until SIGTERM; SIGHUP reads the vault again."))
+    once = with_config(command("once", _once, "Publish everything once and leave it (for init containers)."))
+    once.add_argument("--timeout", default="60s", metavar="DURATION", help="how long to try (60s)")
+    check = with_config(command("healthcheck", _healthcheck, "Ask a running sidecar, for probes without curl."))
+    check.add_argument("--live", action="store_true", help="only whether it runs, not whether it is ready")
+    check.add_argument("--address", help="instead of the configuration's")
+    check.add_argument("--port", type=int, help="instead of the configuration's")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from datakit_sidecar import sidecar
+
+    settings = _prepared(options)
+    sidecar.run(settings, sidecar.Signals())
+    return 0
+
+
+def _once(options: argparse.Namespace) -> int:
+    from datakit_sidecar import sidecar
+
+    seconds = _duration(options.timeout)
+    settings = _prepared(options)
+    sidecar.once(settings, sidecar.Signals(), seconds=seconds)
+    return 0
+
+
+def _prepared(options: argparse.Namespace) -> Any:
+    from datakit_sidecar import process, settings
+
+    for missing in process.harden():
+        logging.getLogger(__name__).warning("%s", missing)
+    return settings.load(options.config)
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    from datakit_sidecar import health
+
+    address, port = options.address, options.port
+    if address is None or port is None:
+        if options.config is None and port is not None:
+            address = "127.0.0.1"
+        else:
+            from datakit_sidecar import settings
+
+            configured = settings.load(options.config).health
+            address, port = address or configured.address, port or configured.port
+    page = health.ask(address, port, "/healthz" if options.live else "/readyz")
+    if options.json:
+        sys.stdout.write(page.text)
+    elif page.status != 200:
+        sys.stderr.write(f"not ready: {'; '.join(json.loads(page.text)['reasons'])}\n")
+    return 0 if page.status == 200 else 75
+
+
+def _duration(text: str) -> float:
+    from datakit_sidecar import _values
+    from datakit_sidecar._document import Wrong
+    from datakit_sidecar.errors import InvalidSettings
+
+    try:
+        return _values.seconds(text)
+    except Wrong as wrong:
+        raise InvalidSettings(wrong.what, subject="--timeout", fix=wrong.fix) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Publication: a temporary file and a rename in the same folder, so that readers racing an update never fail.
+
+A failed update leaves the old file as it was. Nothing is written over: what stands at a path and belongs to somebody
+else is refused, and so is a folder on a disk unless the configuration allows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from datakit_vault import Secret
+
+from datakit_sidecar.errors import PathTaken, PublishFailed, SidecarError, UnsafeVolume
+from datakit_sidecar.settings import PublishSettings
+
+MEMORY_FILESYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
+_TEMPORARY: Final = ".datakit-"
+_LOCK: Final = ".datakit-sidecar.lock"
+
+
+def filesystem_of(path: Path) -> str | None:
+    """Return the kind of file system that a folder is on, as /proc/self/mountinfo writes it; None if unknown."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        mount, _, kind = line.partition(" - ")
+        if mount.split(" ")[2] == wanted:
+            return kind.split(" ")[0]
+    return None
+
+
+def doubts_about(folder: Path) -> list[str]:
+    """Return what is doubtful about a folder that can be published in."""
+    info = folder.stat()
+    if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
+        words = f"{folder} is open to everybody (mode {stat.S_IMODE(info.st_mode):04o}): any user could replace a file"
+        return [f"{words}; mount it read-only elsewhere, or name a folder below it, which is made as it should be"]
+    return []
+
+
+class Publisher:
+    """Writes tickets and secrets for readers, and takes them away again.
+
+    :param settings: where, and who may read.
+    """
+
+    def __init__(self, settings: PublishSettings) -> None:
+        self._settings = settings
+        self._uid = os.geteuid() if settings.uid is None else settings.uid
+        self._lock = threading.Lock()
+        self._closed = False
+        self._published: set[Path] = set()
+        self._folders: list[Path] = []
+        self._held: list[int] = []
+        self._locked: list[Path] = []
+
+    def prepare(self, *folders: Path) -> list[str]:
+        """Make the folders, and find out now whether publishing in them will work.
+
+        :returns: what is doubtful, in words for a log.
+        :raises UnsafeVolume: a folder is on a disk.
+        :raises PathTaken: another sidecar publishes there, or something that is no folder stands there.
+        :raises PublishFailed: it cannot be written to.
+        """
+        doubts = []
+        for folder in folders:
+            self._make(folder)
+            self._check_volume(folder)
+            self._take(folder)
+            for left in folder.glob(f"{_TEMPORARY}*"):
+                if left.name != _LOCK:
+                    left.unlink(missing_ok=True)
+            with self._failures(folder):
+                scratch = _scratch(folder)
+                scratch.touch(mode=0o600)
+                try:
+                    self._hand_over(scratch, self._settings.mode)
+                finally:
+                    scratch.unlink()
+            doubts += doubts_about(folder)
+        return doubts
+
+    def publish(self, path: Path, write: Callable[[Path], None], *, mode: int | None = None) -> bool:
+        """Publish a file.
+
+        :param write: creates the file at the path that it gets.
+        :param mode: another than the configured one.
+        :returns: False if the publisher was closed meanwhile; nothing was published then.
+        :raises PathTaken: what stands there is somebody else's.
+        :raises PublishFailed: it could not be written; what was there is as it was.
+        """
+        with self._lock, self._failures(path):
+            if self._closed:
+                return False
+            self._refuse_foreign(path)
+            scratch = _scratch(path.parent)
+            try:
+                write(scratch)
+                self._hand_over(scratch, self._settings.mode if mode is None else mode)
+                scratch.replace(path)
+            finally:
+                scratch.unlink(missing_ok=True)
+            self._published.add(path)
+            return True
+
+    def publish_secret(self, folder: Path, name: str, value: Secret[bytes]) -> bool:
+        """Publish a secret's bytes, exactly, as ``folder/name``; the folder is made.
+
+        :raises PathTaken, PublishFailed: as :meth:`publish`.
+        """
+
+        def write(path: Path) -> None:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                with value.exposed() as view:
+                    written = 0
+                    while written < len(view):
+                        written += os.write(descriptor, view[written:])
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+        if not self._closed:
+            self._make(folder)
+        return self.publish(folder / name, write)
+
+    def has_secret(self, path: Path, value: Secret[bytes]) -> bool:
+        """Whether this process published exactly this value at ``path``, and it is still there."""
+        with self._lock:
+            if path not in self._published:
+                return False
+        try:
+            held = Secret.adopt(bytearray(path.read_bytes()))
+        except OSError:
+            return False  # gone: it is published again
+        try:
+            return held == value
+        finally:
+            held.wipe()
+
+    def publish_text(self, path: Path, text: str) -> bool:
+        """Publish a file that is no secret, for everybody to read.
+
+        :raises PathTaken, PublishFailed: as :meth:`publish`.
+        """
+        return self.publish(path, lambda scratch: _write_text(scratch, text), mode=0o644)
+
+    def close(self, *, destroy: bool) -> int:
+        """Publish nothing from here on and, if told, remove everything published; return how many files were."""
+        with self._lock:
+            self._closed = True
+            removed = 0
+            if destroy:
+                for path in sorted(self._published):
+                    with contextlib.suppress(OSError):  # gone already, or the volume is: there is nothing to destroy
+                        path.unlink()
+                        removed += 1
+                for folder in self._locked:
+                    (folder / _LOCK).unlink(missing_ok=True)
+                for folder in reversed(self._folders):
+                    with contextlib.suppress(OSError):  # somebody else's files are in it
+                        folder.rmdir()
+            for descriptor in self._held:
+                os.close(descriptor)
+            self._held.clear()
+            return removed
+
+    def _make(self, folder: Path) -> None:
+        with self._failures(folder):
+            missing = [each for each in (folder, *folder.parents) if not each.exists()]
+            for each in reversed(missing):
+                each.mkdir(mode=0o700)
+                self._folders.append(each)
+                self._hand_over(each, self._folder_mode(), owner=False)
+            if not folder.is_dir():
+                raise PathTaken("this is no folder", subject=str(folder), fix="remove it, or choose another folder")
+
+    def _folder_mode(self) -> int:
+        """Let those enter who may read the files; only another owner's needs a folder that everybody may enter."""
+        if self._settings.uid not in (None, os.geteuid()):
+            return 0o711
+        return 0o750 if self._settings.mode & 0o040 else 0o700
+
+    def _check_volume(self, folder: Path) -> None:
+        kind = filesystem_of(folder)
+        if kind not in MEMORY_FILESYSTEMS and not self._settings.allow_disk:
+            raise UnsafeVolume(
+                f"the folder is on {kind or 'an unknown file system'}, which is not memory",
+                subject=str(folder),
+                cause="the volume is an emptyDir without medium: Memory, a host path, or the container's own layer",
+                fix="mount a tmpfs (emptyDir: {medium: Memory}); publish.allow_disk: true accepts a disk",
+            )
+
+    def _take(self, folder: Path) -> None:
+        """Lock the folder for this process; two that publish in one would remove each other's files."""
+        with self._failures(folder):
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise PathTaken(
+                    "another datakit-sidecar publishes here",
+                    subject=str(folder),
+                    fix=f"see who it is: fuser -v {folder / _LOCK}; stop it, or choose another folder",
+                ) from None
+            self._held.append(descriptor)
+            self._locked.append(folder)
+
+    def _refuse_foreign(self, path: Path) -> None:
+        try:
+            info = path.lstat()
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(info.st_mode):
+            kind = "a link" if stat.S_ISLNK(info.st_mode) else "a folder or device"
+            raise PathTaken(f"there is {kind} where a file goes", subject=str(path), fix="remove it")
+        if info.st_uid not in (os.geteuid(), self._uid):
+            raise PathTaken(
+                f"the file belongs to uid {info.st_uid}, and this is uid {os.geteuid()}",
+                subject=str(path),
+                cause="somebody else publishes here, or the sidecar ran as another user before",
+                fix=f"look at it: ls -ln {path}; then remove it, or choose another folder",
+            )
+
+    def _hand_over(self, path: Path, mode: int, *, owner: bool = True) -> None:
+        uid = self._settings.uid if owner and self._settings.uid is not None else -1
+        gid = self._settings.gid if self._settings.gid is not None else -1
+        if (uid, gid) != (-1, -1):
+            try:
+                os.chown(path, uid, gid, follow_symlinks=False)
+            except PermissionError:
+                raise PublishFailed(
+                    f"this process (uid {os.geteuid()}, groups {_groups()}) may not give files to "
+                    f"uid {uid}, gid {gid} (-1: unchanged)",
+                    subject=str(path.parent),
+                    cause="a file may only be given to a group that the process is in; another owner needs CAP_CHOWN",
+                    fix="run the sidecar with that group (supplementalGroups, group_add), or change publish.gid",
+                ) from None
+        path.chmod(mode)
+
+    @contextlib.contextmanager
+    def _failures(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except SidecarError:
+            raise
+        except OSError as error:
+            raise PublishFailed(
+                f"it cannot be published: {error.strerror}",
+                subject=str(path),
+                cause="the volume is full, read-only, or belongs to another user",
+                fix=f"look at it: df {path.parent}; ls -ldn {path.parent}",
+            ) from None
+
+
+def _scratch(folder: Path) -> Path:
+    return folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _groups() -> str:
+    return ",".join(str(group) for group in sorted({os.getegid(), *os.getgroups()}))

@@ -1,0 +1,251 @@
+"""The sidecar as a whole: builds the parts from the settings, runs them, and takes them down again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import queue
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import IO, Final
+
+from datakit_vault import RetryPolicy, Vault
+
+from datakit_sidecar import krb5conf, metrics
+from datakit_sidecar.agent import Agent
+from datakit_sidecar.audit import AuditLog
+from datakit_sidecar.errors import Failure, NotReady
+from datakit_sidecar.health import HealthServer, Page
+from datakit_sidecar.kdc_calls import KdcCalls
+from datakit_sidecar.kerberos import Realm
+from datakit_sidecar.life import Life
+from datakit_sidecar.publish import Publisher
+from datakit_sidecar.settings import PrincipalSettings, Settings
+from datakit_sidecar.status import Board
+from datakit_sidecar.watch import Watch
+
+_log = logging.getLogger(__name__)
+_ONE_TRY: Final = RetryPolicy(attempts=1)
+"""The vault is asked again by the watch, which knows how urgent it is."""
+_AUDIT_RETRY_SECONDS: Final = 10.0
+KRB5_CONF: Final = "krb5.conf"
+"""Published beside the tickets for whoever uses them."""
+
+
+class Sidecar:
+    """Everything, ready to :meth:`start`.
+
+    Nothing is asked of the vault or a KDC before :meth:`start`; the folders are made and checked here.
+
+    :raises SidecarError: the folders, the audit file or krb5.conf cannot be used.
+    """
+
+    def __init__(self, settings: Settings, *, stdout: IO[str] | None = None) -> None:
+        self.settings = settings
+        self._publisher = Publisher(settings.publish)
+        folders = [settings.publish.tickets] if settings.principals else []
+        folders += [settings.publish.secrets] if settings.secrets else []
+        for doubt in self._publisher.prepare(*folders):
+            _log.warning("%s", doubt)
+        self.board = Board(settings, time.time)
+        self.audit = AuditLog(settings.audit, stream=stdout)
+        self.board.audit_trouble = lambda: self.audit.trouble
+        self._vault: Vault | None = None
+        self._realm: Realm | None = None
+        self._agents: list[Agent] = []
+        if settings.kerberos is not None and settings.principals:
+            text = krb5conf.install(settings.kerberos)
+            self._publisher.publish_text(settings.publish.tickets / KRB5_CONF, text)
+            self._realm = Realm(settings.kerberos)
+            self._agents = [self._agent(principal, self._realm) for principal in settings.principals]
+        self._vault = Vault(settings.vault, retry=_ONE_TRY)
+        self._watch = Watch(
+            settings,
+            self._vault,
+            agents=self._agents,
+            enctypes=None if self._realm is None else self._realm.enctypes,
+            publisher=self._publisher,
+            audit=self.audit,
+            board=self.board,
+        )
+
+    def _agent(self, principal: PrincipalSettings, realm: Realm) -> Agent:
+        kerberos = self.settings.kerberos
+        assert kerberos is not None  # noqa: S101 - the caller looked
+        life = Life(
+            principal.services,
+            shares_granting=principal.share == "tgt",
+            renew_at=kerberos.renew_at,
+            minimum_life=self.settings.health.minimum_life,
+        )
+        return Agent(
+            principal,
+            realm=realm,
+            calls=KdcCalls(principal.name, kerberos.timeout),
+            life=life,
+            publisher=self._publisher,
+            cache=self.settings.publish.tickets / principal.file_name,
+            audit=self.audit,
+            board=self.board,
+            wants_key=lambda: self._watch.look_now(principal.name),
+        )
+
+    def start(self, command: str) -> None:
+        """Begin to ask vault and KDCs."""
+        self.audit.write(
+            "start",
+            command=command,
+            pid=os.getpid(),
+            uid=os.geteuid(),
+            configuration=self.settings.source,
+            vault=self.settings.vault.host,
+            principals=[each.name for each in self.settings.principals],
+            secrets=[str(each.secret) for each in self.settings.secrets],
+        )
+        for agent in self._agents:
+            agent.start()
+        self._watch.start()
+
+    def look_now(self, *, renew: bool) -> None:
+        """Read the vault again and wait for nothing; with ``renew``, get new tickets, too."""
+        self._watch.look_now()
+        for agent in self._agents:
+            agent.retry_now(renew=renew)
+
+    def stop(self, reason: str, *, destroy: bool) -> None:
+        """End at once, also while a KDC or the vault is silent; with ``destroy``, remove what was published."""
+        for agent in self._agents:
+            agent.stop()
+        self._watch.stop()
+        removed = self._publisher.close(destroy=destroy)
+        self.audit.write("stop", reason=reason, removed=removed, left=not destroy)
+        self.audit.close()
+
+    def pages(self) -> dict[str, functools.partial[Page]]:
+        """Return the pages for a :class:`HealthServer`."""
+        return {
+            "/healthz": functools.partial(Page.json, 200, {"alive": True}),
+            "/readyz": functools.partial(self._ready_page),
+            "/metrics": functools.partial(self._metrics_page),
+        }
+
+    def _ready_page(self) -> Page:
+        state = self.board.as_json()
+        return Page.json(200 if state["ready"] else 503, state)
+
+    def _metrics_page(self) -> Page:
+        text = metrics.render(
+            self.board, now=time.time(), audit_lines=self.audit.head[0], audit_lost=self.audit.lost_copies
+        )
+        return Page(200, metrics.CONTENT_TYPE, text)
+
+
+class Signals:
+    """Signals as they come. Handlers only put into a queue: it takes no lock that the interrupted code may hold."""
+
+    def __init__(self) -> None:
+        self._came: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self._note)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._came.put(signal.Signals(number))
+
+    def next(self, seconds: float) -> signal.Signals | None:
+        """Return the next signal, or None after so many seconds."""
+        with contextlib.suppress(queue.Empty):
+            return self._came.get(timeout=seconds)
+        return None
+
+
+def run(settings: Settings, signals: Signals, *, stdout: IO[str] | None = None) -> None:
+    """Keep tickets and secrets until SIGTERM or SIGINT.
+
+    :raises SidecarError: the configuration cannot be used on this machine.
+    """
+    with _health_first(settings) as serve:
+        sidecar = Sidecar(settings, stdout=stdout)
+        serve(sidecar)
+        sidecar.start("run")
+        _log.info("%s", _summary(settings))
+        announced = False
+        while True:
+            number = signals.next(0.05 if not announced else _AUDIT_RETRY_SECONDS)
+            sidecar.audit.retry()
+            if not announced and not sidecar.board.reasons():
+                announced = True
+                _log.info("ready: every ticket and secret is published")
+            if number in (signal.SIGTERM, signal.SIGINT):
+                break
+            if number is not None:
+                _log.info("%s: reading the vault again", number.name)
+                sidecar.look_now(renew=number == signal.SIGUSR1)
+        sidecar.stop(number.name, destroy=not settings.publish.leave)
+
+
+def once(settings: Settings, signals: Signals, *, seconds: float, stdout: IO[str] | None = None) -> None:
+    """Publish everything once and leave it there.
+
+    :param seconds: how long to try.
+    :raises Failure: what was in the way at the end of that time, or at once if trying again cannot help.
+    """
+    sidecar = Sidecar(settings, stdout=stdout)
+    sidecar.start("once")
+    deadline = time.monotonic() + seconds
+    error: Failure | None = None
+    number = None
+    while reasons := sidecar.board.reasons():
+        error = _hopeless(sidecar.board)
+        number = signals.next(0.02)
+        if error is not None or number in (signal.SIGTERM, signal.SIGINT) or time.monotonic() > deadline:
+            break
+    else:
+        sidecar.stop("published", destroy=False)
+        return
+    last = error or _last_error(sidecar.board)
+    stopped = number.name if number is not None else None
+    sidecar.stop(stopped or ("timeout" if last is None else type(last).__name__), destroy=False)
+    if stopped is None and last is not None:
+        raise last
+    raise NotReady(
+        f"not everything was published {'before ' + stopped if stopped else f'within {seconds:g} s'}: {reasons[0]}",
+        fix="datakit-sidecar doctor says what is in the way",
+    )
+
+
+def _hopeless(board: Board) -> Failure | None:
+    """Return an error that trying again cannot help, of something that is not published."""
+    with board.open():
+        errors = [each.error for each in board.tickets.values() if not set(each.wanted) <= each.ends.keys()]
+        errors += [each.error for each in board.secrets.values() if each.published_at is None]
+    return next((error for error in errors if error is not None and not error.retryable), None)
+
+
+def _last_error(board: Board) -> Failure | None:
+    with board.open():
+        errors = [each.error for each in board.tickets.values()] + [each.error for each in board.secrets.values()]
+    return next((error for error in errors if error is not None), None)
+
+
+@contextlib.contextmanager
+def _health_first(settings: Settings) -> Iterator[functools.partial[None]]:
+    """Answer probes before anything else is begun, so that they see why it is not ready."""
+    pages = {"/healthz": functools.partial(Page.json, 200, {"alive": True})}
+    pages["/readyz"] = functools.partial(Page.json, 503, {"ready": False, "reasons": ["starting"]})
+    server = HealthServer(settings.health, pages)
+    _log.info("probes: http://%s:%d/readyz", settings.health.address, server.port)
+    try:
+        yield functools.partial(lambda sidecar: pages.update(sidecar.pages()))
+    finally:
+        server.close()
+
+
+def _summary(settings: Settings) -> str:
+    principals = ", ".join(each.name for each in settings.principals) or "no principal"
+    secrets = ", ".join(each.folder for each in settings.secrets) or "no secret"
+    return f"{principals}; {secrets}; vault {settings.vault.host}; from {settings.source}"
