@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -16,11 +16,12 @@ from datakit_lab.errors import LabError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from datakit_lab.state import LabRecord, LabState
+    from datakit_lab.lifecycle import Health
+    from datakit_lab.state import LabState
 
 app = typer.Typer(
     name="datakit-lab",
-    help="A corporate network in a box: KDC, SQL Server double and PostgreSQL, for laptops and tests.",
+    help="A corporate network in a box: KDC, vault and SQL Server doubles, PostgreSQL, sidecar; for laptops and tests.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,6 +35,13 @@ class DataSet(StrEnum):
     AIRLINE = "airline"
     TPCH = "tpch"
     NASTY = "nasty"
+
+
+class Rotated(StrEnum):
+    """What can be rotated."""
+
+    KEYTAB = "keytab"
+    PASSWORD = "password"  # noqa: S105  # its name
 
 
 StateDir = Annotated[
@@ -52,11 +60,13 @@ def up(
     kdc_port: Annotated[int, typer.Option(help="Loopback port of the KDC.")] = 10088,
     sqlserver_port: Annotated[int, typer.Option(help="Loopback port of the SQL Server double.")] = 11433,
     postgres_port: Annotated[int, typer.Option(help="Loopback port of PostgreSQL.")] = 15432,
+    vault_port: Annotated[int, typer.Option(help="Loopback port of the vault double.")] = 10443,
+    sidecar_port: Annotated[int, typer.Option(help="Loopback port of the sidecar's health.")] = 18089,
 ) -> None:
     """Start the lab in the background and wait until it is ready."""
     import shlex
 
-    from datakit_lab.lifecycle import start
+    from datakit_lab.lifecycle import look, start
     from datakit_lab.state import LabOptions, LabState
 
     state = LabState(state_dir)
@@ -65,19 +75,22 @@ def up(
         kdc_port=kdc_port,
         sqlserver_port=sqlserver_port,
         postgres_port=postgres_port,
+        vault_port=vault_port,
+        sidecar_port=sidecar_port,
         ticket_life=int(_duration(ticket_life).total_seconds()),
         clock_skew=int(_duration(clock_skew).total_seconds()),
     )
     console = _console()
     with console.status("starting the lab"):
-        already, record = start(state, options)
+        already, _record = start(state, options)
     console.print("The lab is already running." if already else "The lab is ready.", style="bold")
-    _show(state, record)
+    _show(state, look(state))
     option = "" if state_dir == _DEFAULT_STATE else f" --state-dir {shlex.quote(str(state_dir))}"
     typer.echo("\nLook around:")
     for command, what in [
         (f'eval "$(datakit-lab env{option})"', "Kerberos and secrets for this shell"),
         ("klist", "the tickets, for the lab's servers only"),
+        (f"datakit-lab rotate keytab{option}", "new keys, which the sidecar follows"),
         (f"datakit-lab mutate{option}", "let the source change"),
         (f"datakit-lab down{option}", "end it"),
     ]:
@@ -112,7 +125,7 @@ def status(
     elif found.record is None or not found.running:
         _console().print(f"No lab runs in {state_dir}.")
     else:
-        _show(state, found.record)
+        _show(state, found)
     if not found.healthy:
         raise typer.Exit(75)
 
@@ -130,23 +143,16 @@ def env(state_dir: StateDir = _DEFAULT_STATE) -> None:
 
 
 @app.command()
-def ticket(
-    state_dir: StateDir = _DEFAULT_STATE,
-    life: Annotated[str | None, typer.Option(help="A shorter life than the realm's: 30s, 15m.")] = None,
-    tgt: Annotated[bool, typer.Option("--tgt", help="A ticket-granting ticket instead of service tickets.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and renew at half the ticket's life.")] = False,
-) -> None:
-    """Put a fresh ticket of svc-datakit into the lab's credential cache."""
-    from datakit_lab.lifecycle import refresh_ticket
+def rotate(what: Annotated[Rotated, typer.Argument()], state_dir: StateDir = _DEFAULT_STATE) -> None:
+    """Rotate svc-datakit's keys, or the warehouse's password, where they are used and in the vault.
+
+    The sidecar notices within seconds: see its audit log, .lab/logs/audit.jsonl.
+    """
+    from datakit_lab.lifecycle import rotate as rotate_it
     from datakit_lab.state import LabState
 
-    shorter = None if life is None else _duration(life)
-    while True:
-        expiry = refresh_ticket(LabState(state_dir), life=shorter, tgt=tgt)
-        _console().print(f"svc-datakit has a ticket until {expiry.astimezone():%H:%M:%S}.")
-        if not watch:
-            return
-        _sleep_until_half(expiry)
+    for line in rotate_it(LabState(state_dir), what.value):
+        typer.echo(line)
 
 
 @app.command()
@@ -292,22 +298,27 @@ def _command(state_dir: Path, command: str, **arguments: str | None) -> None:
         typer.echo(line)
 
 
-def _show(state: LabState, record: LabRecord) -> None:
+def _show(state: LabState, found: Health) -> None:
     from rich.table import Table
 
-    from datakit_lab.network import accepts
-
     table = Table("server", "port", "process", "state", "log", box=None, pad_edge=False, header_style="bold")
-    for name, service in record.services.items():
-        answers = service.pid is not None and accepts(service.port)
+    for name, service in found.record.services.items() if found.record is not None else ():
+        good = "ready" if name == "sidecar" else "answers"
         table.add_row(
             name,
             str(service.port),
             str(service.pid or "-"),
-            "[green]answers[/]" if answers else "[red]down[/]",
+            f"[green]{good}[/]" if found.answering[name] else "[red]down[/]",
             str(Path(service.log).relative_to(state.directory)),
         )
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    for principal, tickets in (found.sidecar or {}).get("principals", {}).items():
+        left = min(tickets["seconds_left"].values(), default=0)
+        services = ", ".join(tickets["seconds_left"])
+        console.print(f"{principal}: tickets for {left:,} s (key version {tickets['kvno']}): {services}")
+    for secret, files in (found.sidecar or {}).get("secrets", {}).items():
+        console.print(f"secret {secret}: published {files['age_seconds']:,} s ago")
 
 
 def _console() -> Console:
@@ -333,13 +344,6 @@ def _end_on_sigterm() -> None:
     import signal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _sleep_until_half(expiry: datetime) -> None:
-    import time
-    from datetime import UTC
-
-    time.sleep(max(1.0, (expiry - datetime.now(UTC)).total_seconds() / 2))
 
 
 def _escaped(text: str) -> str:

@@ -1,7 +1,8 @@
 """``make demo``: SQL Server tables, by Kerberos, into two warehouses; the source lives on, and both follow.
 
-It does what a person would, with the commands that a person would use, and shows them. Then it proves that source
-and warehouses are equal, without using the product to do so (:mod:`datakit_lab.compare`).
+Every credential comes from the vault, through the sidecar, and is rotated while the first load runs. The demo does what
+a person would, with the commands that a person would use, and shows them. Then it proves that source and warehouses are
+equal, without using the product to do so (:mod:`datakit_lab.compare`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +22,15 @@ from rich.rule import Rule
 from rich.table import Table
 
 from datakit_lab import compare
+from datakit_lab.sidecar import readiness
 from datakit_lab.state import LabState
 
 _ROOT: Final = Path.cwd()
 _STATE: Final = LabState(_ROOT / ".lab")
 _MARKETING: Final = _STATE.directory / "marketing.duckdb"
+_WAREHOUSE_SECRET: Final = Path("finance-db/password")
+_FOLLOW_SECONDS: Final = 60
+_SHOWN: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +62,48 @@ class Demo:
         self._console = console
         self._began = time.monotonic()
         self._environment = dict(os.environ)
+        self._told = 0
 
     def bring_the_lab_up(self) -> None:
-        """Start KDC, SQL Server double and PostgreSQL, with January to November in the source."""
-        self._title("A corporate network in a box: KDC, SQL Server double, PostgreSQL")
+        """Start every server, with January to November in the source, and the sidecar."""
+        self._title("A corporate network in a box: KDC, vault, SQL Server double, PostgreSQL, and the sidecar")
         for leftover in _STATE.directory.glob(f"{_MARKETING.name}*"):
             leftover.unlink()
+        self._told = len(self._audit_lines())  # an earlier lab's log goes on
         self._command("datakit-lab", "up", "--data", "airline")
         record = _STATE.read()
         if record is None:
             raise SystemExit("the lab went away; its logs are in .lab/logs")
         self._environment |= record.environment | {"DATAKIT_ENVIRONMENT": "local"}
 
-    def show_the_ticket(self) -> None:
-        """Show that the only credential is a service ticket."""
-        self._title("The only credential is a Kerberos ticket")
+    def show_the_credentials(self) -> None:
+        """Show what the sidecar made of the vault's keytab and password: service tickets, and a file in memory."""
+        self._title(
+            "The sidecar took a keytab and a password from the vault; a datakit sees tickets and a file, in memory"
+        )
         self._command("klist")
+        self._command("ls", "-l", f"{_STATE.secrets}/{_WAREHOUSE_SECRET.parent}")
+        self._tell_audit()
 
     def load(self, title: str) -> list[dict[str, Any]]:
         """Run every dataset of both warehouses; return the run reports."""
         self._title(title)
-        reports: list[dict[str, Any]] = []
-        for warehouse in ("finance", "marketing"):
-            reports += json.loads(self._command("datakit", "run", "--warehouse", warehouse, "--json", shows=False))
+        return [*self._load("finance"), *self._load("marketing")]
+
+    def load_and_rotate(self, title: str) -> list[dict[str, Any]]:
+        """Load as :meth:`load` does; while the first rows move, rotate the keytab and the warehouse's password."""
+        self._title(title)
+        before = self._published()
+        reports = self._load("finance", meanwhile=self._rotate)
+        deadline = time.monotonic() + _FOLLOW_SECONDS
+        while not all(now != then for now, then in zip(self._published(), before, strict=True)):
+            if time.monotonic() > deadline:
+                raise SystemExit("the sidecar did not follow the rotation; its log is .lab/logs/sidecar.log")
+            time.sleep(0.1)
+        reports += self._load("marketing")
+        self._say("\nWhat the sidecar did meanwhile, from its audit log:")
+        self._tell_audit()
+        self._command("datakit-lab", "status")
         return reports
 
     def let_the_source_live(self) -> None:
@@ -109,6 +134,11 @@ class Demo:
         for change in sorted({change for report in reports for change in report["schema_changes"]}):
             self._console.print(f"  schema change taken by the policy: [bold]{change}[/bold]", highlight=False)
 
+    def verify_the_audit_log(self) -> None:
+        """Check the chain of hashes that holds the audit log together."""
+        self._title("Proof: nobody changed the audit log")
+        self._command("datakit-sidecar", "verify-audit", str(_STATE.audit.relative_to(_ROOT)))
+
     def prove_equality(self) -> None:
         """Compare count and digest of every table in source and warehouses.
 
@@ -116,7 +146,7 @@ class Demo:
         """
         self._title("Proof: source and warehouses are equal")
         table = Table("source", "warehouse", "columns", "rows", "digest", "")
-        password = (_STATE.secrets / "finance-db" / "password").read_text(encoding="utf-8")
+        password = (_STATE.secrets / _WAREHOUSE_SECRET).read_text(encoding="utf-8")
         dsn = f"postgresql://finance:{password}@localhost:{self._port('postgres')}/finance"
         sources: dict[str, compare.Fingerprint] = {}
         wrong = 0
@@ -166,9 +196,53 @@ class Demo:
             "    datakit preview airline.flights\n"
             "    datakit run --warehouse finance\n"
             "    datakit doctor\n"
-            "    datakit-lab status\n\n"
+            "    datakit-lab status\n"
+            "    datakit-lab rotate keytab; datakit-lab rotate password\n"
+            "    tail -f .lab/logs/audit.jsonl\n\n"
             "and when you have seen enough: datakit-lab down"
         )
+
+    def _load(self, warehouse: str, meanwhile: Callable[[], None] | None = None) -> list[dict[str, Any]]:
+        """Run every dataset of a warehouse; once the first rows move, do something else ``meanwhile``."""
+        command = ["datakit", "run", "--warehouse", warehouse, "--json"]
+        if meanwhile is None:
+            return list(json.loads(self._command(*command, shows=False)))
+        self._show_command(command)
+        with subprocess.Popen(
+            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as run:
+            for line in run.stderr or ():
+                self._say(line.rstrip())
+                if "loading" in line and meanwhile is not None:
+                    meanwhile()
+                    meanwhile = None
+            reports = run.stdout.read() if run.stdout else ""
+        self._check(command, run.returncode)
+        return list(json.loads(reports))
+
+    def _rotate(self) -> None:
+        self._command("datakit-lab", "rotate", "keytab")
+        self._command("datakit-lab", "rotate", "password")
+
+    def _published(self) -> tuple[int | None, str]:
+        """Return the version of the key that the tickets come from, and the warehouse's password."""
+        said = readiness(self._port("sidecar"))
+        versions = [each["kvno"] for each in said["principals"].values()] if said else [None]
+        return versions[0], (_STATE.secrets / _WAREHOUSE_SECRET).read_text(encoding="utf-8")
+
+    def _tell_audit(self) -> None:
+        """Print the lines of the audit log that were not printed yet."""
+        lines = self._audit_lines()
+        for line in lines[self._told :]:
+            entry = json.loads(line)
+            said = {name: value for name, value in entry.items() if name not in {"n", "at", "event", "previous"}}
+            words = " ".join(f"{name}={_short(value)}" for name, value in said.items())
+            self._console.print(f"  {entry['n']:>3} {entry['at'][11:19]} [bold]{entry['event']:<18}[/bold] ", end="")
+            self._console.print(words, highlight=False, markup=False)
+        self._told = len(lines)
+
+    def _audit_lines(self) -> list[str]:
+        return _STATE.audit.read_text(encoding="utf-8").splitlines() if _STATE.audit.exists() else []
 
     def _port(self, service: str) -> int:
         record = _STATE.read()
@@ -178,14 +252,20 @@ class Demo:
 
     def _command(self, *command: str, shows: bool = True) -> str:
         """Run a command as a person would; return what it prints, unless that is for the person."""
-        self._console.print(f"[bold cyan]$ {' '.join(command)}[/bold cyan]", highlight=False)
+        self._show_command(command)
         done = subprocess.run(
             command, env=self._environment, stdout=None if shows else subprocess.PIPE, text=True, check=False
         )
-        if done.returncode:
-            self._say(f"`{' '.join(command)}` ended with {done.returncode}")
-            raise SystemExit(done.returncode)
+        self._check(command, done.returncode)
         return done.stdout or ""
+
+    def _show_command(self, command: Sequence[str]) -> None:
+        self._console.print(f"[bold cyan]$ {' '.join(command)}[/bold cyan]", highlight=False)
+
+    def _check(self, command: Sequence[str], code: int) -> None:
+        if code:
+            self._say(f"`{' '.join(command)}` ended with {code}")
+            raise SystemExit(code)
 
     def _title(self, text: str) -> None:
         self._console.print()
@@ -193,6 +273,11 @@ class Demo:
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False)
+
+
+def _short(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def main() -> None:
@@ -206,13 +291,14 @@ def main() -> None:
     finished = False
     try:
         demo.bring_the_lab_up()
-        demo.show_the_ticket()
-        first = demo.load("First load: January to November")
+        demo.show_the_credentials()
+        first = demo.load_and_rotate("First load: January to November, and meanwhile new keys and a new password")
         demo.let_the_source_live()
         second = demo.load("Second load: only what changed")
         demo.show("First load", first)
         demo.show("Second load", second)
         demo.prove_equality()
+        demo.verify_the_audit_log()
         finished = True
     finally:
         if not finished and not keep and _STATE.running:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
 from typing import Any, Final
 
+from datakit_lab.control import call
 from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.network import accepts
 from datakit_lab.processes import last_words
+from datakit_lab.sidecar import readiness
 from datakit_lab.state import LabOptions, LabRecord, LabState
 
 _POLL_SECONDS: Final = 0.05
@@ -25,12 +26,14 @@ _STOP_SECONDS: Final = 60
 class Health:
     """What a look at a lab found.
 
-    :ivar answering: for each server, whether its port answers.
+    :ivar answering: for each server, whether its port answers; for the sidecar, whether it is ready.
+    :ivar sidecar: what a sidecar that is ready says about its tickets and secrets.
     """
 
     record: LabRecord | None
     running: bool
     answering: dict[str, bool]
+    sidecar: dict[str, Any] | None = None
 
     @property
     def healthy(self) -> bool:
@@ -41,7 +44,13 @@ class Health:
     def as_json(self) -> dict[str, Any]:
         """Return it for scripts."""
         record = asdict(self.record) if self.record is not None and self.running else {}
-        return {"running": self.running, "healthy": self.healthy, "answering": self.answering, **record}
+        return {
+            "running": self.running,
+            "healthy": self.healthy,
+            "answering": self.answering,
+            "sidecar": self.sidecar,
+            **record,
+        }
 
 
 def start(state: LabState, options: LabOptions) -> tuple[bool, LabRecord]:
@@ -95,7 +104,10 @@ def look(state: LabState) -> Health:
     running = record is not None and state.running
     services = record.services if record is not None and running else {}
     answering = {name: service.pid is not None and accepts(service.port) for name, service in services.items()}
-    return Health(record, running, answering)
+    sidecar = readiness(services["sidecar"].port) if answering.get("sidecar") else None
+    if "sidecar" in answering:
+        answering["sidecar"] = sidecar is not None
+    return Health(record, running, answering, sidecar)
 
 
 def running_record(state: LabState) -> LabRecord:
@@ -109,31 +121,18 @@ def running_record(state: LabState) -> LabRecord:
     return record
 
 
-def refresh_ticket(state: LabState, *, life: timedelta | None, tgt: bool) -> datetime:
-    """Publish a fresh ticket of the service account in the lab's cache; return when it expires.
+def rotate(state: LabState, what: str) -> list[str]:
+    """Rotate ``keytab`` or ``password`` in the running lab; return what was done, a line each.
 
-    :param life: a shorter life than the realm's.
-    :param tgt: a ticket-granting ticket, instead of service tickets for the lab's servers.
-    :raises LabUnavailable: the KDC refuses or does not answer.
+    :raises LabError: no lab runs.
+    :raises LabUnavailable: it does not answer.
     """
-    import krb5
-
-    from datakit_lab.kdc import Kdc
-    from datakit_lab.supervisor import SERVICE_ACCOUNT, lab_services
-
-    record = running_record(state)
-    kdc = Kdc(state.kdc, realm=record.realm, port=record.services["kdc"].port)
-    keytab = kdc.keytab(state.kdc / f"{SERVICE_ACCOUNT}.keytab", SERVICE_ACCOUNT)
-    ccache = state.tickets / SERVICE_ACCOUNT
+    running_record(state)
     try:
-        if tgt:
-            return kdc.kinit(SERVICE_ACCOUNT, keytab, ccache, life=life)
-        services = lab_services(kdc, record.services["sqlserver"].port)
-        return kdc.service_tickets(SERVICE_ACCOUNT, keytab, ccache, *services, life=life)
-    except krb5.Krb5Error as error:
-        raise LabUnavailable(
-            f"the KDC gives no ticket to {SERVICE_ACCOUNT}: {error}", fix="datakit-lab status"
-        ) from None
+        did: list[str] = call(state.supervisor_control, f"rotate {what}")["did"]
+    except LabUnavailable:
+        raise LabUnavailable(f"the lab in {state.directory} does not answer", fix="datakit-lab status") from None
+    return did
 
 
 def _wait_until_ready(state: LabState, supervisor: subprocess.Popen[bytes] | None) -> LabRecord:

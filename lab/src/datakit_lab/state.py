@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -36,6 +35,8 @@ class LabOptions:
     kdc_port: int = 10088
     sqlserver_port: int = 11433
     postgres_port: int = 15432
+    vault_port: int = 10443
+    sidecar_port: int = 18089
     ticket_life: int = 36000
     clock_skew: int = 300
 
@@ -44,6 +45,16 @@ class LabOptions:
         """Read what :meth:`as_json` wrote."""
         values = json.loads(text)
         return cls(**{**values, "data": tuple(values["data"])})
+
+    def ports(self) -> dict[str, int]:
+        """Return every port by the name of its server."""
+        return {
+            "kdc": self.kdc_port,
+            "sqlserver": self.sqlserver_port,
+            "postgres": self.postgres_port,
+            "vault": self.vault_port,
+            "sidecar": self.sidecar_port,
+        }
 
     def as_json(self) -> str:
         """Return the options as text."""
@@ -97,23 +108,48 @@ class LabState:
 
     @property
     def tickets(self) -> Path:
-        """Credential caches, named by principal, as the sidecar publishes them."""
+        """Credential caches, named by principal: a link to where the sidecar publishes them, in memory."""
         return self.directory / "tickets"
 
     @property
     def secrets(self) -> Path:
-        """Secret files, ``REFERENCE/FIELD``, as the sidecar publishes them."""
+        """Secret files, ``REFERENCE/FIELD``: a link to where the sidecar publishes them, in memory."""
         return self.directory / "secrets"
 
     @property
+    def bootstrap(self) -> Path:
+        """The sidecar's credential for the vault: its one secret that does not come from there."""
+        return self.directory / "bootstrap"
+
+    @property
+    def sidecar_configuration(self) -> Path:
+        """The sidecar's configuration, without a secret."""
+        return self.directory / "sidecar.yaml"
+
+    @property
+    def audit(self) -> Path:
+        """The sidecar's audit log."""
+        return self.logs / "audit.jsonl"
+
+    @property
     def certificates(self) -> Path:
-        """The authority's certificate and the SQL Server double's."""
+        """The authority's certificate, and the servers'."""
         return self.directory / "certificates"
 
     @property
     def control(self) -> Path:
         """The socket on which the SQL Server double takes commands."""
         return self.directory / "sqlserver.sock"
+
+    @property
+    def vault_control(self) -> Path:
+        """The socket on which the vault's double takes commands."""
+        return self.directory / "vault.sock"
+
+    @property
+    def supervisor_control(self) -> Path:
+        """The socket on which the supervisor takes commands."""
+        return self.directory / "lab.sock"
 
     @property
     def running(self) -> bool:
@@ -162,23 +198,27 @@ class LabState:
         scratch.write_text(json.dumps({"version": _VERSION, **asdict(record)}, indent=2), encoding="utf-8")
         scratch.replace(self._record_file)
 
-    def publish_secret(self, reference: str, value: str) -> None:
-        """Write the secret ``REFERENCE/FIELD`` for this user only."""
-        path = self.secrets / reference
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(value)
-        scratch.replace(path)
+    def share(self, tickets: Path, secrets: Path) -> None:
+        """Let the links lead to where the sidecar publishes."""
+        for link, target in ((self.tickets, tickets), (self.secrets, secrets)):
+            link.symlink_to(target)
 
     def remove_leftovers(self) -> None:
         """Remove everything of a lab that does not run, but its logs. Its servers died with its supervisor."""
         record = self.read()
         for scratch in record.scratch if record else []:
             shutil.rmtree(scratch, ignore_errors=True)
-        for folder in (self.kdc, self.tickets, self.secrets, self.certificates):
+        for folder in (self.kdc, self.bootstrap, self.certificates):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.control, self._record_file):
+        for file in (
+            self.tickets,
+            self.secrets,
+            self.sidecar_configuration,
+            self.control,
+            self.vault_control,
+            self.supervisor_control,
+            self._record_file,
+        ):
             file.unlink(missing_ok=True)
 
     @property

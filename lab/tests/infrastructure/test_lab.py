@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,10 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = [free_port(udp=True), free_port(), free_port()]
+        self.ports = {
+            "kdc": free_port(udp=True),
+            **{name: free_port() for name in ("vault", "sqlserver", "postgres", "sidecar")},
+        }
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a command on this lab; return what it printed."""
@@ -40,8 +43,7 @@ class Lab:
         return done.stdout + done.stderr
 
     def up(self, *arguments: str, code: int = 0) -> str:
-        kdc, sqlserver, postgres = map(str, self.ports)
-        ports = ["--kdc-port", kdc, "--sqlserver-port", sqlserver, "--postgres-port", postgres]
+        ports = [word for name, port in self.ports.items() for word in (f"--{name}-port", str(port))]
         return self.run("up", "--data", "", *ports, *arguments, code=code)
 
     def status(self) -> Any:
@@ -93,10 +95,16 @@ def tickets(lab: Lab) -> list[Any]:
 def test_everything_answers_and_status_says_so_to_people_and_scripts(lab: Lab) -> None:
     found = lab.status()
     assert found["healthy"]
-    assert found["answering"] == {"kdc": True, "sqlserver": True, "postgres": True}
-    assert [service["port"] for service in found["services"].values()] == lab.ports
-    assert json.loads(lab.run("status", "--json")) == found
-    assert lab.run("status").count("answers") == 3
+    assert found["answering"] == dict.fromkeys(lab.ports, True)
+    assert {name: service["port"] for name, service in found["services"].items()} == lab.ports
+    said = json.loads(lab.run("status", "--json"))
+    assert {**said, "sidecar": None} == {**found, "sidecar": None}
+    assert said["sidecar"]["ready"]
+    shown = lab.run("status")
+    assert shown.count("answers") == 4
+    assert "ready" in shown
+    assert re.search(r"svc-datakit@LAB\.TEST: tickets for [\d,]+ s", shown)
+    assert re.search(r"secret finance-db: published \d+ s ago", shown)
 
 
 def test_a_second_up_says_that_it_is_running_and_changes_nothing(lab: Lab) -> None:
@@ -119,7 +127,7 @@ def test_the_password_in_the_secrets_opens_the_warehouse_and_is_nowhere_else(lab
     assert path.stat().st_mode & 0o777 == 0o600
     password = path.read_text()
     with psycopg.connect(
-        host="localhost", port=lab.ports[2], user="finance", dbname="finance", password=password
+        host="localhost", port=lab.ports["postgres"], user="finance", dbname="finance", password=password
     ) as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS bronze")
     elsewhere = [*lab.folder.rglob("*.json"), *lab.folder.rglob("*.log")]
@@ -132,20 +140,46 @@ def test_the_password_in_the_secrets_opens_the_warehouse_and_is_nowhere_else(lab
 
 def test_the_shared_tickets_are_for_the_labs_servers_only(lab: Lab) -> None:
     names = {(ticket.server.name or b"").decode() for ticket in tickets(lab)}
-    assert f"MSSQLSvc/localhost:{lab.ports[1]}@LAB.TEST" in names
-    assert f"MSSQLSvc/{socket.gethostname().lower()}:{lab.ports[1]}@LAB.TEST" in names
+    port = lab.ports["sqlserver"]
+    assert f"MSSQLSvc/localhost:{port}@LAB.TEST" in names
+    assert f"MSSQLSvc/{socket.gethostname().lower()}:{port}@LAB.TEST" in names
     assert not [name for name in names if name.startswith("krbtgt/")]
 
 
-def test_ticket_publishes_a_shorter_one_or_a_ticket_granting_one(lab: Lab) -> None:
-    lab.run("ticket", "--life", "40s")
-    left = [ticket.times.endtime - datetime.now(UTC).timestamp() for ticket in tickets(lab)]
-    assert 0 < max(left) <= 40
-    lab.run("ticket", "--tgt")
-    assert [(ticket.server.name or b"").decode() for ticket in tickets(lab) if ticket.ticket] == [
-        "krbtgt/LAB.TEST@LAB.TEST"
-    ]
-    lab.run("ticket")
+def test_tickets_and_secrets_are_in_memory_and_only_the_sidecars_own_credential_is_on_the_disk(lab: Lab) -> None:
+    for name in ("tickets/svc-datakit", "secrets/finance-db/password", "secrets/airline/password"):
+        path = lab.folder / name
+        assert path.resolve().is_relative_to("/dev/shm")
+        assert path.stat().st_mode & 0o777 == 0o600
+    bootstrap = lab.folder / "bootstrap" / "password"
+    assert bootstrap.stat().st_mode & 0o777 == 0o600
+    assert bootstrap.read_text() not in (lab.folder / "sidecar.yaml").read_text()
+
+
+def test_a_rotated_keytab_and_a_rotated_password_are_followed_and_audited(lab: Lab) -> None:
+    audit = lab.folder / "logs" / "audit.jsonl"
+    before = len(audit.read_text().splitlines())
+    password = (lab.folder / "secrets/finance-db/password").read_text()
+    end = max(ticket.times.endtime for ticket in tickets(lab))
+    assert "svc-datakit has new keys" in lab.run("rotate", "keytab")
+    assert "finance has a new password" in lab.run("rotate", "password")
+
+    def events() -> list[str]:
+        return [json.loads(line)["event"] for line in audit.read_text().splitlines()[before:]]
+
+    wait_until(lambda: {"key.rotated", "secret.rotated"} <= set(events()), "both are in the audit log")
+    wait_until(lambda: min(ticket.times.endtime for ticket in tickets(lab)) > end, "tickets of the new key")
+    now = (lab.folder / "secrets/finance-db/password").read_text()
+    assert now != password
+    psycopg.connect(
+        host="localhost", port=lab.ports["postgres"], user="finance", dbname="finance", password=now
+    ).close()
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        psycopg.connect(
+            host="localhost", port=lab.ports["postgres"], user="finance", dbname="finance", password=password
+        )
+    assert "ticket.denied" not in events()
+    assert lab.status()["healthy"]
 
 
 def test_the_running_double_is_loaded_changed_and_broken_from_the_command_line(own_lab: Lab) -> None:
@@ -160,7 +194,7 @@ def test_the_running_double_is_loaded_changed_and_broken_from_the_command_line(o
 
 
 def test_tickets_are_renewed_before_they_expire(own_lab: Lab) -> None:
-    own_lab.up("--ticket-life", "4s", "--clock-skew", "1s")
+    own_lab.up("--ticket-life", "10s", "--clock-skew", "1s")
     first = max(ticket.times.endtime for ticket in tickets(own_lab))
     wait_until(lambda: min(ticket.times.endtime for ticket in tickets(own_lab)) > first, "a later ticket")
 
@@ -174,7 +208,7 @@ def test_down_leaves_nothing_but_logs(own_lab: Lab) -> None:
     assert not any(map(alive, pids))
     assert not any(Path(folder).exists() for folder in scratch)
     assert sorted(path.name for path in own_lab.folder.iterdir()) == ["lock", "logs"]
-    nothing = {"running": False, "healthy": False, "answering": {}}
+    nothing = {"running": False, "healthy": False, "answering": {}, "sidecar": None}
     assert json.loads(own_lab.run("status", "--json", code=75)) == nothing
 
 
@@ -190,6 +224,14 @@ def test_no_server_outlives_a_killed_supervisor_and_the_next_up_cleans_up(own_la
     assert own_lab.status()["healthy"]
 
 
+def test_a_sidecar_that_is_not_ready_makes_the_lab_unhealthy(own_lab: Lab) -> None:
+    own_lab.up("--ticket-life", "10s", "--clock-skew", "1s")
+    os.kill(own_lab.status()["services"]["kdc"]["pid"], signal.SIGKILL)
+    wait_until(lambda: not own_lab.status()["answering"]["sidecar"], "the tickets have ended")
+    assert own_lab.status()["services"]["sidecar"]["pid"] is not None
+    assert "down" in own_lab.run("status", code=75)
+
+
 def test_status_says_which_server_died(own_lab: Lab) -> None:
     own_lab.up()
     os.kill(own_lab.status()["services"]["kdc"]["pid"], signal.SIGKILL)
@@ -201,10 +243,10 @@ def test_status_says_which_server_died(own_lab: Lab) -> None:
 
 def test_a_taken_port_names_its_holder_and_starts_nothing(own_lab: Lab) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", own_lab.ports[1]))
+        taken.bind(("127.0.0.1", own_lab.ports["sqlserver"]))
         taken.listen()
         said = own_lab.up(code=78)
-    assert f"port {own_lab.ports[1]} is taken by" in said
+    assert f"port {own_lab.ports['sqlserver']} is taken by" in said
     assert str(os.getpid()) in said
     assert "--sqlserver-port" in said
     assert "Traceback" not in said
@@ -225,7 +267,7 @@ def test_a_missing_program_names_the_debian_packages(own_lab: Lab, monkeypatch: 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["env", "ticket", "mutate"])
+@pytest.mark.parametrize("command", ["env", "mutate"])
 def test_without_a_lab_the_message_says_how_to_start_one(tmp_path: Path, command: str) -> None:
     said = Lab(tmp_path / "none").run(command, code=78)
     assert "no lab runs in" in said
