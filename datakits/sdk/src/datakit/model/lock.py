@@ -38,7 +38,7 @@ def lock_path(environment_file: Path) -> Path:
     return environment_file.with_name(f"{environment_file.stem}.lock.yaml")
 
 
-def read_lock(environment_file: Path) -> tuple[Lock, Path] | None:
+def read_lock(environment_file: Path) -> Lock | None:
     """Read the lock that stands beside an environment's file; None if there is none.
 
     :raises InvalidFile: it cannot be read, or is another environment's.
@@ -55,4 +55,4 @@ def read_lock(environment_file: Path) -> tuple[Lock, Path] | None:
             cause="it was copied from there",
             fix="promote pins instead of copying the file, or correct the name",
         )
-    return lock, path
+    return lock

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -168,8 +169,8 @@ def _release(
     """Return the version and the image."""
     name, own = bronze.manifest.name, bronze.manifest.version
     file = project.environment_files[environment.name].path
-    found = read_lock(file)
-    lock = found[0] if found else Lock(environment=environment.name)
+    found = _lock(project, environment.name)
+    lock = found or Lock(environment=environment.name)
     pins = {where: pins[name] for where, pins in lock.warehouses.items() if name in pins}
     pin = _pin(pins, warehouse, version)
     known = {own, *(each.version for each in pins.values())}
@@ -199,6 +200,11 @@ def _release(
     return chosen, f"{image}:v{chosen}"
 
 
+@lru_cache(maxsize=32)  # a tree's file is read once, and a DAG may have a thousand tasks
+def _lock(project: Project, environment: str) -> Lock | None:
+    return read_lock(project.environment_files[environment].path)
+
+
 def _pin(pins: Mapping[str, Pin], warehouse: str, version: str | None) -> Pin | None:
     """Return the warehouse's pin; of another version that is asked for, the one of a warehouse that has it."""
     pin = pins.get(warehouse)
@@ -216,7 +222,7 @@ def _substituted(
         if name not in declared:
             raise UnknownName.of("variable", name, declared, where=_where(project, environment, "variables"))
     values = {**declared, **given}
-    template, template_name = _pod_template(project, environment)
+    template, template_name = _pod_template(project, environment.name)
     used = set(_names_in(environment.labels)) | set(_names_in(template))
     for name in sorted(used - set(declared)):
         where = _where(project, environment, "variables")
@@ -239,11 +245,13 @@ def _substituted(
     return labels, _replace(template, values)
 
 
-def _pod_template(project: Project, environment: Environment) -> tuple[dict[str, Any] | None, str]:
-    name = environment.kubernetes.pod_template
-    if name is None or environment.runtime != "kubernetes":
+@lru_cache(maxsize=32)
+def _pod_template(project: Project, environment: str) -> tuple[dict[str, Any] | None, str]:
+    found = project.environment_files[environment]
+    name = found.model.kubernetes.pod_template
+    if name is None or found.model.runtime != "kubernetes":
         return None, "a pod template"
-    path = project.environment_files[environment.name].path.parent / name
+    path = found.path.parent / name
     data = Document.read(path).data
     if not isinstance(data, dict) or data.get("kind") != "Pod":
         raise InvalidFile(

@@ -1,0 +1,81 @@
+"""The page of a run report: what a task did, for people, and the JSON that it left."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any, Final
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.common.db.common import SessionDep
+from airflow.api_fastapi.core_api.security import AccessView, requires_access_dag, requires_access_view
+from airflow.models.xcom import XComModel
+from airflow.providers.common.compat.sdk import XCOM_RETURN_KEY
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import HTMLResponse
+
+_FIRST: Final = ("status", "dataset", "warehouse", "table", "mode", "rows_read", "rows_written", "seconds", "datakit")
+_STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1f2d2b }
+table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; vertical-align: top }
+pre { background: #f2f5f4; padding: 1rem; overflow-x: auto } .error { background: #fbeceb; padding: .5rem 1rem }
+@media (prefers-color-scheme: dark) { body { background: #16201e; color: #dbe5e2 } pre { background: #1f2d2b }
+.error { background: #4a2422 } }
+"""
+
+
+def application() -> FastAPI:
+    """Return the web application; Airflow leaves plugins open to anybody unless they ask for a right themselves."""
+    app = FastAPI(
+        title="Datakits",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(requires_access_view(AccessView.PLUGINS))],
+    )
+
+    @app.get(
+        "/reports/{dag_id}/{run_id}/{task_id}/{map_index}",
+        # whoever may not see a DAG's XComs may not see its run reports, which are XComs
+        dependencies=[Depends(requires_access_dag(method="GET", access_entity=DagAccessEntity.XCOM))],
+    )
+    def report(dag_id: str, run_id: str, task_id: str, map_index: int, session: SessionDep) -> HTMLResponse:
+        query = XComModel.get_many(
+            run_id=run_id, key=XCOM_RETURN_KEY, task_ids=task_id, dag_ids=dag_id, map_indexes=map_index, limit=1
+        )
+        found = session.scalars(query).first()
+        title = f"{dag_id} · {task_id}" + (f" [{map_index}]" if map_index >= 0 else "")
+        if found is None:
+            raise HTTPException(
+                404, f"{title} left no run report in {run_id}: it never ran, or was killed before it could"
+            )
+        return HTMLResponse(_page(title, run_id, XComModel.deserialize_value(found)))
+
+    return app
+
+
+def _page(title: str, run_id: str, report: Any) -> str:
+    known = report if isinstance(report, dict) else {}
+    rows = "".join(
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(_text(known[name]))}</td></tr>"
+        for name in _FIRST
+        if known.get(name) is not None
+    )
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>"
+        f"<h1>{escape(title)}</h1><p>{escape(run_id)}</p><table>{rows}</table>{_error(known.get('error'))}"
+        f"<h2>Run report</h2><pre>{escape(json.dumps(report, indent=2, ensure_ascii=False, default=str))}</pre></html>"
+    )
+
+
+def _error(error: Any) -> str:
+    if not isinstance(error, dict):
+        return ""
+    words = {"subject": "Where", "cause": "Likely cause", "fix": "Next step"}
+    lines = [f"<p><b>{escape(_text(error.get('what')))}</b></p>"]
+    lines += [f"<p>{label}: {escape(_text(error[key]))}</p>" for key, label in words.items() if error.get(key)]
+    return f"<div class=error>{''.join(lines)}</div>"
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)

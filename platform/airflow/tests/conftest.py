@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from airflow_datakit import _tree
+
+from .house import House, Lab
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+COMMANDS = REPOSITORY / ".venv/bin"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A KDC, the SQL Server double and a PostgreSQL, in the other venv: Airflow's knows nothing of them."""
+    state = tmp_path_factory.mktemp("lab") / "state"
+    kdc, sqlserver, postgres = free_ports(3)
+    ports = ["--kdc-port", str(kdc), "--sqlserver-port", str(sqlserver), "--postgres-port", str(postgres)]
+    subprocess.run([COMMANDS / "datakit-lab", "up", "--state-dir", state, *ports], check=True, capture_output=True)
+    try:
+        record = json.loads((state / "lab.json").read_text())
+        yield Lab(state, sqlserver, postgres, record["realm"], COMMANDS)
+    finally:
+        subprocess.run([COMMANDS / "datakit-lab", "down", "--state-dir", state], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def airflow_database() -> None:
+    """Airflow's own database, empty, in the home that the folder's conftest made."""
+    subprocess.run([REPOSITORY / ".venv-airflow/bin/airflow", "db", "migrate"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    """The repository's tree, copied, with an environment of the test's own, and an empty folder of DAGs."""
+    root = tmp_path / "tree"
+    for name in ("datakits", "warehouses"):
+        shutil.copytree(
+            REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("sdk", "environments", "__pycache__")
+        )
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    monkeypatch.setenv("DATAKIT_HOME", str(root))
+    monkeypatch.setenv("DATAKIT_ENVIRONMENT", "test")
+    monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(dags))
+    monkeypatch.setattr("airflow.settings.DAGS_FOLDER", str(dags))
+    monkeypatch.delenv("DATAKIT_ENVIRONMENTS", raising=False)
+    made = House(root, dags, tmp_path)
+    made.environment()
+    yield made
+    _tree._project.cache_clear()
+
+
+@pytest.fixture
+def lab_house(house: House, lab: Lab, airflow_database: None) -> House:
+    """The tree with the laboratory behind it: ``process`` runs the real datakit against real servers."""
+    schema = f"bronze_{secrets.token_hex(4)}"  # tests share one PostgreSQL
+    house.at(lab, schema)
+    return house
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home_is_removed() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["AIRFLOW_HOME"], ignore_errors=True)

@@ -1,0 +1,153 @@
+"""A tree of datakits for one test, the laboratory behind it, and Airflow in front of it."""
+
+from __future__ import annotations
+
+import subprocess
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from airflow.sdk import DAG
+
+INGEST = """\
+task = DatakitOperator.create(
+    "ingest", datakit="sqlserver-bronze", dataset="airline.airports", warehouse="finance"
+)
+"""
+
+
+@dataclass(frozen=True)
+class Lab:
+    state: Path
+    sqlserver: int
+    postgres: int
+    realm: str
+    commands: Path
+
+    def sql(self, query: str) -> list[list[str]]:
+        """Ask the PostgreSQL warehouse, without anything of ours; return rows of text."""
+        password = (self.state / "secrets/finance-db/password").read_text()
+        done = subprocess.run(
+            [
+                "psql",
+                "-h",
+                "localhost",
+                "-p",
+                str(self.postgres),
+                "-U",
+                "finance",
+                "-d",
+                "finance",
+                "-At",
+                "-F",
+                "\t",
+                "-c",
+                query,
+            ],
+            env={"PGPASSWORD": password, "PATH": "/usr/bin:/bin"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return [line.split("\t") for line in done.stdout.splitlines()]
+
+    def fault(self, text: str) -> None:
+        subprocess.run(
+            [self.commands / "datakit-lab", "fault", "--state-dir", self.state, text], check=True, capture_output=True
+        )
+
+
+class House:
+    def __init__(self, root: Path, dags: Path, scratch: Path) -> None:
+        self.root = root
+        self.dags = dags
+        self.scratch = scratch
+        self.marketing = scratch / "marketing.duckdb"
+
+    def environment(self, name: str = "test", **more: Any) -> Path:
+        """Write an environment; keys given replace those of one that knows hosts nobody answers at."""
+        data: dict[str, Any] = {
+            "name": name,
+            "runtime": "process",
+            "sources": {
+                "airline": {
+                    "host": "sql.corp.example",
+                    "database": "AirlineOps",
+                    "principal": "svc-datakit@CORP.EXAMPLE",
+                }
+            },
+            "warehouses": {
+                "finance-db": {
+                    "host": "db.corp.example",
+                    "database": "dwh",
+                    "user": "loader",
+                    "password": "finance-db/password",
+                },
+                "marketing-db": {"path": str(self.marketing)},
+            },
+            **more,
+        }
+        return self.put(f"warehouses/environments/{name}.yaml", yaml.safe_dump(data))
+
+    def put(self, path: str, text: str) -> Path:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    def at(self, lab: Lab, schema: str, **more: Any) -> None:
+        """Let the environment be the laboratory, and finance land in a schema of the test's own."""
+        self.environment(
+            process={
+                "command": [str(lab.commands / "datakit")],
+                "tickets": str(lab.state / "tickets"),
+                "secrets": str(lab.state / "secrets"),
+                "krb5_conf": str(lab.state / "kdc/krb5.conf"),
+            },
+            sources={
+                "airline": {
+                    "host": "localhost",
+                    "port": lab.sqlserver,
+                    "database": "AirlineOps",
+                    "principal": f"svc-datakit@{lab.realm}",
+                    "trust_server_certificate": True,
+                }
+            },
+            warehouses={
+                "finance-db": {
+                    "host": "localhost",
+                    "port": lab.postgres,
+                    "database": "finance",
+                    "user": "finance",
+                    "password": "finance-db/password",
+                },
+                "marketing-db": {"path": str(self.marketing)},
+            },
+            **more,
+        )
+        file = self.root / "warehouses/finance/warehouse.yaml"
+        file.write_text(file.read_text().replace("schema: bronze_airline", f"schema: {schema}"))
+        self.schema = schema
+
+    def dag(self, body: str, name: str = "example", **arguments: Any) -> DAG:
+        """Write a DAG file whose ``with DAG`` holds ``body``, and return the DAG as Airflow finds it.
+
+        :raises AssertionError: the file cannot be imported; holds Airflow's message.
+        """
+        text = (
+            "from airflow.sdk import DAG\n"
+            "from airflow_datakit import DatakitOperator, bronze_asset, dags_from_warehouses, ingest_slices\n"
+            f"with DAG({name!r}, **{arguments!r}):\n{textwrap.indent(body, '    ')}"
+        )
+        return self.file(text, name)[name]
+
+    def file(self, text: str, name: str = "example") -> dict[str, DAG]:
+        """Write a DAG file and return its DAGs by id."""
+        from airflow.dag_processing.dagbag import DagBag
+
+        (self.dags / f"{name}.py").write_text(text)
+        bag = DagBag(self.dags, safe_mode=True)
+        assert bag.import_errors == {}, "".join(bag.import_errors.values())
+        return dict(bag.dags)
