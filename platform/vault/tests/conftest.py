@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datakit_vault import RetryPolicy, Vault
+from datakit_vault import Request, Response, RetryPolicy, Secret, Vault, VaultSettings
 from datakit_vault.testing import FakeVault
 
 KEYTAB = b"\x05\x02\x00\x00" + bytes(range(256)) + b'"<html>\r\n\x00'
@@ -73,3 +74,32 @@ def open_vault(fake: FakeVault, tmp_path: Path, clock: ManualClock) -> Iterator[
 @pytest.fixture
 def vault(open_vault: Callable[..., Vault]) -> Vault:
     return open_vault()
+
+
+class StubTransport:
+    """Answers without a network: a login with a token, and everything else as the test says."""
+
+    def __init__(self, answer: Callable[[Request], Response]) -> None:
+        self._answer = answer
+        self.requests: list[Request] = []
+
+    def send(self, request: Request) -> Response:
+        self.requests.append(request)
+        return self._answer(request)
+
+    def close(self) -> None:
+        pass
+
+
+def response(status: int, body: bytes | object, content_type: str = "application/json", **headers: str) -> Response:
+    """Return an answer; a body that is not bytes becomes JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Response(status, {"content-type": content_type, **headers}, Secret(content))
+
+
+def stub_settings(folder: Path, **changes: Any) -> VaultSettings:
+    """Return settings for a vault that nobody runs, with a credential in ``folder``."""
+    kind = changes.get("kind", "secret-server")
+    for name in ("username", "password") if kind == "secret-server" else ("client_id", "client_secret"):
+        (folder / name).write_text(f"the-{name}")
+    return VaultSettings(**{"kind": kind, "url": "https://vault.example", "credentials": folder, **changes})

@@ -23,7 +23,11 @@ from datakit_vault._transport import Response
 
 _VALUES: Final = re.compile(rb'"(?:itemValue|autoChangeNextPassword)"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
 """A key that holds a value, and the value. A quote within a JSON string is escaped, so no text can look like one."""
-_CODE: Final = re.compile(r"[A-Za-z][A-Za-z_]{2,79}")
+_CODE: Final = re.compile(
+    r"API_[A-Za-z_]{1,80}|invalid_(request|client|grant|scope)|unauthorized_client|unsupported_grant_type|access_denied"
+)
+"""The vault's names of problems, and OAuth's (RFC 6749, 5.2). Whatever else stands there might be a secret."""
+_WORD: Final = re.compile(r"[A-Z][A-Za-z]{1,40}")
 _LONGEST_PAUSE: Final = 86_400.0
 _TEMPORARY: Final = frozenset({500, 502, 503, 504})
 
@@ -124,8 +128,8 @@ def read_access(body: Secret[bytes], key: bytes) -> SecretAccess | None:
         return None
     role, active = found.get("role"), found.get("isActive")
     return SecretAccess(
-        obstacle=state if state != "None" and _CODE.fullmatch(state) else None,
-        role=role if isinstance(role, str) and _CODE.fullmatch(role) else None,
+        obstacle=state if state != "None" and _WORD.fullmatch(state) else None,
+        role=role if isinstance(role, str) and _WORD.fullmatch(role) else None,
         active=active if isinstance(active, bool) else None,
         checked_out_by_other=found.get("isCheckedOut") is True and found.get("isCheckedOutByCurrentUser") is not True,
     )

@@ -162,7 +162,7 @@ class Login:
         if response.status == HTTPStatus.OK:
             return
         code = _answers.error_code(response)
-        if response.status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED) or code in _OTHER_KIND:
+        if response.status not in _REFUSALS or code in _OTHER_KIND:
             raise errors.NotTheVault(
                 f"there is no login for kind {self._settings.kind} here, says status {response.status}",
                 subject=host,
@@ -207,6 +207,7 @@ class Login:
         return found.rstrip("/")
 
 
+_REFUSALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _OTHER_KIND: Final = frozenset({"unsupported_grant_type", "invalid_scope"})
 
 

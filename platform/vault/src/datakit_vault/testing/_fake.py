@@ -272,9 +272,12 @@ class FakeVault:
                 return _store.answer({"Healthy": True, "DatabaseHealthy": True})
             if self.kind == "platform" and call.path == "/health":
                 return _store.answer({"Healthy": True})
+            asks_for_vaults = self.kind == "platform" and call.path == "/vaultbroker/api/vaults"
+            if not asks_for_vaults and not call.path.startswith(f"{self._base_path}/api/"):
+                return _store.answer({"message": "No HTTP resource was found"}, 404)
             if self._tokens.get(call.token, 0.0) <= self._clock():
                 return _store.answer({"message": "Authentication failed or expired token."}, 401)
-            if self.kind == "platform" and call.path == "/vaultbroker/api/vaults":
+            if asks_for_vaults:
                 return self._vaults()
             return self._about_secrets(call)
 
