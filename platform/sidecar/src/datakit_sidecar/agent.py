@@ -23,6 +23,7 @@ from datakit_sidecar.kerberos import Realm, Ticket, new_context
 from datakit_sidecar.keytab import Key, Password
 from datakit_sidecar.life import Life, Step
 from datakit_sidecar.publish import Publisher
+from datakit_sidecar.refusals import Refusals
 from datakit_sidecar.settings import PrincipalSettings
 from datakit_sidecar.status import Board
 
@@ -46,6 +47,7 @@ class Agent:
         calls: KdcCalls,
         life: Life,
         publisher: Publisher,
+        refusals: Refusals,
         cache: Path,
         audit: AuditLog,
         board: Board,
@@ -57,6 +59,7 @@ class Agent:
         self._realm = realm
         self._life = life
         self._publisher = publisher
+        self._refusals = refusals
         self._cache = cache
         self._audit = audit
         self._board = board
@@ -93,11 +96,6 @@ class Agent:
                 self._key = key
                 self._changed.notify()
             return is_new
-
-    def refuse(self, fingerprint: bytes) -> None:
-        """Never try this key: a KDC refused it before this process began."""
-        with self._changed:
-            self._life.refuse(fingerprint)
 
     def retry_now(self, *, renew: bool = False) -> None:
         """Wait no longer; with ``renew``, get new tickets now."""
@@ -155,15 +153,21 @@ class Agent:
                 if self._key is password:
                     self._key = key
         usable = key
-        self._grant(
-            Step.ISSUE, "the request for a ticket", lambda context: self._realm.first_ticket(context, usable), key
-        )
+        try:
+            self._refusals.check(self._context(), usable)
+        except KeyRefused as error:
+            self._grant_failed(Step.ISSUE, error, usable)
+            return
+        what = "the request for a ticket"
+        self._grant(Step.ISSUE, what, lambda context: self._realm.first_ticket(context, usable), usable)
 
     def _grant(self, step: Step, what: str, call: Callable[[krb5.Context], Ticket], key: Key | None) -> None:
         name = self.principal.name
         try:
             ticket = self.calls.run(f"no answer to {what}", call, self._realm.discard, kdcs=self._kdcs)
         except SidecarError as error:
+            if isinstance(error, KeyRefused) and key is not None:
+                self._refusals.remember(self._context(), key)
             self._grant_failed(step, error, key)
             return
         with self._changed:
@@ -181,6 +185,7 @@ class Agent:
         if key is None:
             self._audit.write("ticket.renewed", **details)
             return
+        self._refusals.forget(name)
         self._note_key(key)
         self._audit.write("ticket.issued", kvno=key.kvno, enctypes=key.enctypes, **details)
 

@@ -14,7 +14,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    from datakit_sidecar import doctor
 
 EXIT_BUG: Final = 70
 EXIT_CONFIGURATION: Final = 78
@@ -85,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     with_config(command("run", _run, "Keep tickets and secrets until SIGTERM; SIGHUP reads the vault again."))
     once = with_config(command("once", _once, "Publish everything once and leave it (for init containers)."))
     once.add_argument("--timeout", default="60s", metavar="DURATION", help="how long to try (60s)")
+    with_config(command("doctor", _doctor, "Say what keeps a sidecar from being ready, and how to fix it."))
+    verify = command("verify-audit", _verify_audit, "Check an audit log: no line was changed, removed or moved.")
+    verify.add_argument("file", type=Path, help="the newest file; older ones beside it are checked, too")
+    verify.add_argument("--head", metavar="N:HASH", help="what the last line must be, as an earlier check printed it")
+    verify.add_argument("--alone", action="store_true", help="leave the older files out")
     check = with_config(command("healthcheck", _healthcheck, "Ask a running sidecar, for probes without curl."))
     check.add_argument("--live", action="store_true", help="only whether it runs, not whether it is ready")
     check.add_argument("--address", help="instead of the configuration's")
@@ -110,11 +118,11 @@ def _once(options: argparse.Namespace) -> int:
 
 
 def _prepared(options: argparse.Namespace) -> Any:
-    from datakit_sidecar import process, settings
+    from datakit_sidecar import configuration, process
 
     for missing in process.harden():
         logging.getLogger(__name__).warning("%s", missing)
-    return settings.load(options.config)
+    return configuration.load(options.config)
 
 
 def _healthcheck(options: argparse.Namespace) -> int:
@@ -125,16 +133,64 @@ def _healthcheck(options: argparse.Namespace) -> int:
         if options.config is None and port is not None:
             address = "127.0.0.1"
         else:
-            from datakit_sidecar import settings
+            from datakit_sidecar import configuration
 
-            configured = settings.load(options.config).health
+            configured = configuration.load(options.config).health
             address, port = address or configured.address, port or configured.port
     page = health.ask(address, port, "/healthz" if options.live else "/readyz")
     if options.json:
         sys.stdout.write(page.text)
     elif page.status != 200:
-        sys.stderr.write(f"not ready: {'; '.join(json.loads(page.text)['reasons'])}\n")
+        sys.stderr.write(f"not ready: {'; '.join(health.reasons(page))}\n")
     return 0 if page.status == 200 else 75
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from datakit_sidecar import configuration, doctor
+
+    findings = []
+    for finding in doctor.examine(configuration.load(options.config)):
+        findings.append(finding)
+        if not options.json:
+            _show(finding)
+    bad = sum(finding.state is doctor.State.BAD for finding in findings)
+    doubtful = sum(finding.state is doctor.State.DOUBTFUL for finding in findings)
+    if options.json:
+        rows = [{"subject": f.subject, "state": str(f.state), "detail": f.detail, "fix": f.fix} for f in findings]
+        _say(json.dumps({"ok": not bad, "findings": rows}, indent=2))
+    else:
+        _say(f"{bad} bad, {doubtful} doubtful, {len(findings)} looked at")
+    return EXIT_CONFIGURATION if bad else 0
+
+
+def _show(finding: doctor.Finding) -> None:
+    mark = {"good": "✓", "doubtful": "!", "bad": "✗"}[finding.state]
+    _say(f"{mark} {finding.subject}: {finding.detail}")
+    if finding.fix and finding.state != "good":
+        _say(f"    next: {finding.fix}")
+
+
+def _verify_audit(options: argparse.Namespace) -> int:
+    from datakit_sidecar import audit
+    from datakit_sidecar.errors import AuditBroken
+
+    found = audit.verify(options.file, with_rotated=not options.alone)
+    head = f"{found.head[0]}:{found.head[1]}"
+    problems = list(found.problems)
+    if options.head is not None and options.head != head:
+        problems.append(f"{options.file}: the last line is {head}, not {options.head}")
+    if options.json:
+        answer = {"ok": not problems, "lines": found.lines, "head": head, "problems": problems, "notes": found.notes}
+        _say(json.dumps(answer, indent=2))
+    else:
+        for text in (*problems, *(f"note: {note}" for note in found.notes)):
+            _say(text)
+        _say(f"{found.lines} lines, {len(problems)} problems, head {head}")
+    return AuditBroken.exit_code if problems else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
 
 
 def _duration(text: str) -> float:

@@ -12,6 +12,7 @@
     │   └── EnctypeRefused              KDC and key share no encryption type
     ├── AccessDenied                77  somebody said no; a retry cannot help
     │   ├── KeyRefused                  the KDC refused the key; it is never tried again
+    │   │   └── KeyRefusedBefore        it did so earlier, and was not asked again
     │   ├── PrincipalUnknown            the realm has no such principal
     │   ├── AccountDisabled             disabled, locked or expired
     │   ├── PasswordExpired
@@ -52,6 +53,7 @@ __all__ = [
     "KdcUnreachable",
     "KerberosFailed",
     "KeyRefused",
+    "KeyRefusedBefore",
     "KeytabInvalid",
     "NotReady",
     "PasswordExpired",
@@ -177,6 +179,10 @@ class AccessDenied(SidecarError):
 
 class KeyRefused(AccessDenied):
     """The KDC refused the key. It is never tried again: a few wrong tries lock an account."""
+
+
+class KeyRefusedBefore(KeyRefused):
+    """A KDC refused the key earlier, perhaps in another process, so it was not asked again."""
 
 
 class PrincipalUnknown(AccessDenied):

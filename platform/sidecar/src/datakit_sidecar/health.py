@@ -144,3 +144,11 @@ def ask(address: str, port: int, path: str, *, seconds: float = _SECONDS) -> Pag
             cause="it is not running, or listens elsewhere",
             fix="look at its log; compare health.address and health.port",
         ) from None
+
+
+def reasons(page: Page) -> list[str]:
+    """Return why a sidecar is not ready, from its answer."""
+    try:
+        return [str(each) for each in json.loads(page.text)["reasons"]]
+    except (ValueError, KeyError, TypeError):
+        return [f"status {page.status}; is that a sidecar?"]

@@ -139,6 +139,12 @@ class Realm:
             enctype = info.etype or krb5.string_to_enctype(context, self._settings.enctypes[0])
             return password.derive(context, enctype, salt, info.s2kparams)
 
+    def key_version(self, context: krb5.Context, ticket: Ticket) -> int | None:
+        """Return the version of the service's key that a ticket is encrypted with, if the KDC says so."""
+        cache = krb5.cc_resolve(context, ticket.cache)
+        found = next(each for each in _tickets(context, cache) if not _is_granting(context, each))
+        return _der.ticket_kvno(found.ticket)
+
     def discard(self, context: krb5.Context, ticket: Ticket) -> None:
         """Destroy a ticket in libkrb5's memory."""
         _destroy(context, ticket.cache)
@@ -161,7 +167,9 @@ class Realm:
             ) from None
 
     def kdcs_of(self, principal: str) -> tuple[str, ...]:
-        """Return the configured KDCs of a principal's realm; none if DNS or an existing krb5.conf names them."""
+        """Return the configured KDCs of a principal's realm, for messages; none if DNS names them."""
+        if self._settings.krb5_conf is not None:
+            return (f"those in {self._settings.krb5_conf}",)
         return self._settings.kdcs.get(principal.rpartition("@")[2], ())
 
     def _ask(self, cache: bytes, name_and_realm: str) -> None:

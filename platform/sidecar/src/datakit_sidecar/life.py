@@ -144,10 +144,6 @@ class Life:
         self.retry_now()
         return True
 
-    def refuse(self, fingerprint: bytes) -> None:
-        """Never try this key."""
-        self._refused.add(fingerprint)
-
     def granted(self, times: Times, now: float) -> None:
         """A ticket-granting ticket was issued or renewed; every service wants a new ticket."""
         self.granting = times

@@ -100,7 +100,7 @@ class Publisher:
         with self._lock, self._failures(path):
             if self._closed:
                 return False
-            self._refuse_foreign(path)
+            self.refuse_foreign(path)
             scratch = _scratch(path.parent)
             try:
                 write(scratch)
@@ -215,7 +215,11 @@ class Publisher:
             self._held.append(descriptor)
             self._locked.append(folder)
 
-    def _refuse_foreign(self, path: Path) -> None:
+    def refuse_foreign(self, path: Path) -> None:
+        """Make sure that a file may be published at ``path``.
+
+        :raises PathTaken: what stands there is somebody else's, or no file.
+        """
         try:
             info = path.lstat()
         except FileNotFoundError:
@@ -230,6 +234,13 @@ class Publisher:
                 cause="somebody else publishes here, or the sidecar ran as another user before",
                 fix=f"look at it: ls -ln {path}; then remove it, or choose another folder",
             )
+
+    def hand_over(self, path: Path) -> None:
+        """Give a file the configured owner, group and mode.
+
+        :raises PublishFailed: this process may not.
+        """
+        self._hand_over(path, self._settings.mode)
 
     def _hand_over(self, path: Path, mode: int, *, owner: bool = True) -> None:
         uid = self._settings.uid if owner and self._settings.uid is not None else -1

@@ -24,6 +24,7 @@ from datakit_sidecar.kdc_calls import KdcCalls
 from datakit_sidecar.kerberos import Realm
 from datakit_sidecar.life import Life
 from datakit_sidecar.publish import Publisher
+from datakit_sidecar.refusals import Refusals
 from datakit_sidecar.settings import PrincipalSettings, Settings
 from datakit_sidecar.status import Board
 from datakit_sidecar.watch import Watch
@@ -54,7 +55,7 @@ class Sidecar:
         self.board = Board(settings, time.time)
         self.audit = AuditLog(settings.audit, stream=stdout)
         self.board.audit_trouble = lambda: self.audit.trouble
-        self._vault: Vault | None = None
+        self._refusals = Refusals(settings.publish.tickets)
         self._realm: Realm | None = None
         self._agents: list[Agent] = []
         if settings.kerberos is not None and settings.principals:
@@ -88,6 +89,7 @@ class Sidecar:
             calls=KdcCalls(principal.name, kerberos.timeout),
             life=life,
             publisher=self._publisher,
+            refusals=self._refusals,
             cache=self.settings.publish.tickets / principal.file_name,
             audit=self.audit,
             board=self.board,

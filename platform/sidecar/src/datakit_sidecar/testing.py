@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from datakit_sidecar import health, settings
+from datakit_sidecar import health
 from datakit_sidecar.errors import NotReady
 
 _POLL_SECONDS: Final = 0.02
@@ -45,7 +45,7 @@ class SidecarProcess:
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
     ) -> None:
-        configured = settings.load(configuration, environment or os.environ).health
+        configured = configuration.load(configuration, environment or os.environ).health
         self.address, self.port = configured.address, configured.port
         self.stdout = folder / "sidecar.out"
         self.stderr = folder / "sidecar.err"
