@@ -45,7 +45,7 @@ class SidecarProcess:
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
     ) -> None:
-        configured = configuration.load(configuration, environment or os.environ).health
+        configured = load(configuration, environment or os.environ).health
         self.address, self.port = configured.address, configured.port
         self.stdout = folder / "sidecar.out"
         self.stderr = folder / "sidecar.err"
