@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from datakit_sidecar import health
+from datakit_sidecar.configuration import load
 from datakit_sidecar.errors import NotReady
 
 _POLL_SECONDS: Final = 0.02
