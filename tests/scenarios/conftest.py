@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,20 +33,35 @@ def house(
     tmp_path: Path,
 ) -> Iterator[House]:
     """100 orders in the source, which both warehouses take by merge; neither has loaded anything yet."""
-    database = f"Shop_{secrets.token_hex(6)}"
-    shop_server.run(f"CREATE DATABASE {database}", "master")
-    root = tmp_path / "tree"
-    root.mkdir()
     lab_secrets.publish("finance-db/password", lab_database.password)
+    names = ("KRB5_CONFIG", "KRB5CCNAME", "DATAKIT_SECRETS", "DATAKIT_CREDENTIALS_WAIT")
+    environment = {name: os.environ[name] for name in names}
+    with furnished(tmp_path, shop_server, lab_database, lab_tickets, lab_secrets, environment) as house:
+        yield house
+
+
+@contextmanager
+def furnished(
+    folder: Path,
+    server: LabSqlServer,
+    finance: LabDatabase,
+    tickets: LabTickets,
+    secret_files: LabSecrets,
+    environment: dict[str, str],
+) -> Iterator[House]:
+    """Within, there is a house with its orders, whose commands run in ``environment``."""
+    database = f"Shop_{secrets.token_hex(6)}"
+    server.run(f"CREATE DATABASE {database}", "master")
+    root = folder / "tree"
+    root.mkdir()
     house = House(
         root=root,
-        server=shop_server,
+        server=server,
         database=database,
-        finance=lab_database,
-        tickets=lab_tickets,
-        secrets=lab_secrets,
-        environment=clean_environment()
-        | {name: os.environ[name] for name in ("KRB5_CONFIG", "KRB5CCNAME", "DATAKIT_SECRETS", "DATAKIT_CREDENTIALS_WAIT")},
+        finance=finance,
+        tickets=tickets,
+        secrets=secret_files,
+        environment=clean_environment() | environment,
     )
     house.sql("CREATE SCHEMA ops")
     house.sql(ORDERS)
@@ -66,7 +82,7 @@ def house(
         house.takes(warehouse, "orders")
     house.located()
     yield house
-    shop_server.fault("clear")
+    server.fault("clear")
 
 
 @pytest.fixture(params=WAREHOUSES)

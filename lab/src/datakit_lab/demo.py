@@ -20,6 +20,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
+from rich.text import Text
 
 from datakit_lab import compare
 from datakit_lab.sidecar import readiness
@@ -30,7 +31,6 @@ _STATE: Final = LabState(_ROOT / ".lab")
 _MARKETING: Final = _STATE.directory / "marketing.duckdb"
 _WAREHOUSE_SECRET: Final = Path("finance-db/password")
 _FOLLOW_SECONDS: Final = 60
-_SHOWN: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Demo:
             "The sidecar took a keytab and a password from the vault; a datakit sees tickets and a file, in memory"
         )
         self._command("klist")
-        self._command("ls", "-l", f"{_STATE.secrets}/{_WAREHOUSE_SECRET.parent}")
+        self._command("ls", "-l", f"{_STATE.secrets.relative_to(_ROOT)}/{_WAREHOUSE_SECRET.parent}/")
         self._tell_audit()
 
     def load(self, title: str) -> list[dict[str, Any]]:
@@ -237,8 +237,8 @@ class Demo:
             entry = json.loads(line)
             said = {name: value for name, value in entry.items() if name not in {"n", "at", "event", "previous"}}
             words = " ".join(f"{name}={_short(value)}" for name, value in said.items())
-            self._console.print(f"  {entry['n']:>3} {entry['at'][11:19]} [bold]{entry['event']:<18}[/bold] ", end="")
-            self._console.print(words, highlight=False, markup=False)
+            told = Text.assemble(f"  {entry['n']:>3} {entry['at'][11:19]} ", (f"{entry['event']:<18} ", "bold"), words)
+            self._console.print(told, no_wrap=True, overflow="ellipsis")
         self._told = len(lines)
 
     def _audit_lines(self) -> list[str]:
@@ -276,8 +276,7 @@ class Demo:
 
 
 def _short(value: Any) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return ",".join(map(str, value)) if isinstance(value, list | dict) else str(value)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from datakit_lab.errors import LabError, LabUnavailable
-from datakit_lab.network import LOOPBACK, free_port, own_names
+from datakit_lab.network import LOOPBACK, accepts, free_port, own_names
 from datakit_lab.processes import ChildProcess
 
 if TYPE_CHECKING:
@@ -124,19 +124,20 @@ class Sidecar:
     ) -> None:
         self.close()
 
-    def start(self, *, seconds: float = 60) -> None:
+    def start(self, *, ready: bool = True, seconds: float = 60) -> None:
         """Start it and wait until it is ready: everything is published.
 
+        :param ready: False only waits until it answers, for a sidecar that cannot become ready.
         :raises LabUnavailable: it ended, or did not become ready in time.
         """
         for attempt in range(1, _START_ATTEMPTS + 1):
             if not self.port:
                 self.port = free_port()
             self._write_configuration()
-            command = [_PROGRAM, "run", "--config", self.configuration]
+            command: list[str | Path] = [_PROGRAM, "run", "--config", self.configuration]
             self._process = ChildProcess("the sidecar", command, log=self.log)
             try:
-                self._process.wait_until(lambda: readiness(self.port) is not None, seconds=seconds)
+                self._process.wait_until(lambda: self._answers(ready=ready), seconds=seconds)
             except LabUnavailable:
                 self._process.kill()
                 if self._fixed_port or attempt == _START_ATTEMPTS:
@@ -166,6 +167,9 @@ class Sidecar:
         self.stop()
         if self._temporary:
             shutil.rmtree(self.shared, ignore_errors=True)
+
+    def _answers(self, *, ready: bool) -> bool:
+        return accepts(self.port) and (not ready or readiness(self.port) is not None)
 
     def _write_configuration(self) -> None:
         import yaml

@@ -103,7 +103,7 @@ def test_what_the_sidecar_may_still_put_right_is_waited_for(
     assert not run.done()
     written(path, alive())
     run.result(60)
-    assert "it is there, after" in caplog.text
+    assert f"{path}: it came after" in caplog.text
 
 
 @pytest.mark.parametrize(

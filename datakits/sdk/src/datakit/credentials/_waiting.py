@@ -67,7 +67,7 @@ def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | 
     """
     bound = wait_seconds() if expected else 0.0
     began = time.monotonic()
-    pause, told = _FIRST_PAUSE, False
+    pause, told = _FIRST_PAUSE, ""
     stop = stop or threading.Event()
     while True:
         try:
@@ -76,7 +76,7 @@ def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | 
             error, is_final = not_yet.error, not_yet.is_final
         else:
             if told:
-                _LOG.info("it is there, after %.1f s", time.monotonic() - began)
+                _LOG.info("%s: it came after %.1f s", told, time.monotonic() - began)
             return found
         if bound <= 0:
             raise error
@@ -84,8 +84,8 @@ def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | 
         if left <= 0 or stop.is_set():
             raise error if is_final else _not_ready(error, time.monotonic() - began)
         if not told:
-            _LOG.warning("%s: %s; waiting for the sidecar, up to %g s", error.subject, error.what, bound)
-            told = True
+            told = error.subject or "credentials"
+            _LOG.warning("%s: %s; waiting for the sidecar, up to %g s", told, error.what, bound)
         stop.wait(min(pause, left))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -95,5 +95,5 @@ def _not_ready(error: DatakitError, seconds: float) -> CredentialsNotReady:
         f"after {seconds:.0f} s of waiting, {error.what}",
         subject=error.subject,
         cause=error.cause,
-        fix=f"{error.fix or 'look at the sidecar'}; its log and its /readyz say what it waits for itself",
+        fix=f"{error.fix or 'look at the log of the sidecar'}; its /readyz says what it waits for itself",
     )
