@@ -269,6 +269,26 @@ def postgres(
         _until_interrupted([f"PostgreSQL answers on port {server.port}.", f'psql "{server.dsn()}"'])
 
 
+@app.command()
+def kubernetes(
+    directory: Annotated[
+        Path | None, typer.Option(help="Where kubeconfig and certificates are put; a passing one if left out.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Loopback port of the API, 0 for a free one.")] = 16443,
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Namespace to create besides default; repeatable.")
+    ] = None,
+) -> None:
+    """Run a double of Kubernetes, in the foreground: the API of pods, and the pods on the local Docker engine."""
+    from datakit_lab.kubernetes import KubernetesDouble
+
+    _end_on_sigterm()
+    with KubernetesDouble(directory, port=port, namespaces=tuple(namespace or ())) as double:
+        _until_interrupted(
+            [f"The double of Kubernetes answers at {double.url}.", f"export KUBECONFIG={double.kubeconfig}"]
+        )
+
+
 def _duration(text: str) -> timedelta:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = text[:-1], text[-1:]
