@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,27 @@ INGEST = """\
 task = DatakitOperator.create(
     "ingest", datakit="sqlserver-bronze", dataset="airline.airports", warehouse="finance"
 )
+"""
+
+
+FAKE = """\
+#!{python} -IS
+import json, os, pathlib, signal, subprocess, sys, time
+
+run = json.loads(os.environ["DATAKIT_RUN"])
+
+
+def say(message, level="info"):
+    entry = {{"time": "2026-01-01", "level": level, "logger": "fake", "message": message}}
+    print(json.dumps(entry), file=sys.stderr, flush=True)
+
+
+def report(status="loaded", **more):
+    path = pathlib.Path(os.environ["DATAKIT_REPORT"])
+    path.write_text(json.dumps({{"protocol": "1.0", "status": status, "run_id": run["run_id"], **more}}))
+
+
+{body}
 """
 
 
@@ -97,6 +119,13 @@ class House:
         file.write_text(text)
         return file
 
+    def fake(self, body: str, **more: Any) -> None:
+        """Let the environment's datakit be a program that does ``body``, with ``run``, ``report()`` and ``say()``."""
+        program = self.scratch / "fake-datakit"
+        program.write_text(FAKE.format(python=sys.executable, body=textwrap.dedent(body)))
+        program.chmod(0o755)
+        self.environment(process={"command": [str(program)]}, **more)
+
     def at(self, lab: Lab, schema: str, **more: Any) -> None:
         """Let the environment be the laboratory, and finance land in a schema of the test's own."""
         self.environment(
@@ -137,11 +166,28 @@ class House:
         :raises AssertionError: the file cannot be imported; holds Airflow's message.
         """
         text = (
+            "from datetime import timedelta\n"
             "from airflow.sdk import DAG\n"
             "from airflow_datakit import DatakitOperator, bronze_asset, dags_from_warehouses, ingest_slices\n"
             f"with DAG({name!r}, **{arguments!r}):\n{textwrap.indent(body, '    ')}"
         )
         return self.file(text, name)[name]
+
+    def run(self, body: str, **arguments: Any) -> dict[str, Any]:
+        """Run a DAG to its end, in this process; return its task instances by task."""
+        run = self.dag(body, **arguments).test()
+        return {task.task_id: task for task in run.get_task_instances()}
+
+    def run_elsewhere(self, body: str) -> subprocess.Popen[str]:
+        """Run a DAG in a process of its own, with its log on stdout."""
+        self.dag(body)
+        program = (
+            "from airflow import settings; from airflow.dag_processing.dagbag import DagBag; import sys\n"
+            f"DagBag({str(self.dags)!r}).dags['example'].test()"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     def file(self, text: str, name: str = "example") -> dict[str, DAG]:
         """Write a DAG file and return its DAGs by id."""
