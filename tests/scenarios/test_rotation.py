@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+
 from .house import DATASETS, FINANCE, Command, House, wait_until
-from .test_broken_connections import is_staging
+from .test_broken_connections import activity, is_staging
 
 CUSTOMERS = "CREATE TABLE ops.Customers (CustomerID int NOT NULL PRIMARY KEY, Name nvarchar(40) NULL)"
 TABLES = {"orders": "ops.Orders", "customers": "ops.Customers"}
@@ -52,3 +54,18 @@ def test_a_password_that_is_published_after_it_has_changed_in_the_warehouse_is_w
     ended = run.end()
     assert 0 == ended.code, ended.err
     is_complete(house)
+
+
+def test_a_run_that_waits_for_a_password_in_another_thread_ends_when_it_is_told_to(house: House) -> None:
+    house.datasets({"orders": DATASETS["orders"] | {"slices": {"column": "OrderID", "rows": 50}}})
+    house.fill(1000, start=1000)
+    house.server.fault("stall 2 matching COUNT_BIG")  # while it plans: the connections of the slices come after it
+    run = house.begin(FINANCE, DATAKIT_CREDENTIALS_WAIT="10m")
+    wait_until(lambda: bool(activity(house, "application_name LIKE 'datakit %'")), run)
+    house.finance = house.finance.rotate()
+    assert run.process.stderr
+    lines = iter(run.process.stderr.readline, "")
+    assert any("waiting for the sidecar, up to 600 s" in line for line in lines)
+    run.signal(signal.SIGTERM)
+    run.end().is_refused("Interrupted", 75, "SIGTERM")
+    assert set() == house.tables(FINANCE)

@@ -21,6 +21,7 @@ _VARIABLE: Final = "DATAKIT_CREDENTIALS_WAIT"
 _DEFAULT_SECONDS: Final = 30.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
+_stopped = threading.Event()
 
 
 class NotYetError(Exception):
@@ -56,13 +57,23 @@ def wait_seconds() -> float:
         ) from None
 
 
+def stop_waiting() -> None:
+    """End every wait of this process, in whichever thread, until :func:`resume_waiting`: somebody wants it to end."""
+    _stopped.set()
+
+
+def resume_waiting() -> None:
+    """Let waits wait again."""
+    _stopped.clear()
+
+
 def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | None = None) -> _T:
     """Call ``look`` until it returns something.
 
     :param look: raises :class:`NotYetError` while waiting may help, anything else where it cannot.
     :param expected: whether somebody publishes here; otherwise the first look decides.
     :param stop: ends the wait from another thread.
-    :raises CredentialsNotReady: the time is over.
+    :raises CredentialsNotReady: the time is over, or the wait was ended.
     :raises DatakitError: what ``look`` raised, or its ``NotYetError`` holds where nothing is waited for.
     """
     bound = wait_seconds() if expected else 0.0
@@ -81,7 +92,7 @@ def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | 
         if bound <= 0:
             raise error
         left = began + bound - time.monotonic()
-        if left <= 0 or stop.is_set():
+        if left <= 0 or stop.is_set() or _stopped.is_set():
             raise error if is_final else _not_ready(error, time.monotonic() - began)
         if not told:
             told = error.subject or "credentials"

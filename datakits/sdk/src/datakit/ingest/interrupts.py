@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from datakit.credentials import resume_waiting, stop_waiting
 from datakit.errors import Interrupted
 
 
@@ -27,6 +28,7 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        resume_waiting()
         before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -51,6 +53,7 @@ class Interrupts:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self._pending = number
+        stop_waiting()  # also in other threads, which would keep the process alive
         if not self._deferred:
             self._raise_pending()
 
