@@ -1,9 +1,13 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from datakit.errors import ConfigurationError, InvalidFile, UnknownName
 from datakit.model.environment import Environment, memory_bytes
+from datakit.model.handed import with_configuration
 from datakit.model.project import Project
+from datakit.model.run import RunConfiguration
 from datakit.model.specification import RunSpec, specify
 from pydantic import ValidationError
 
@@ -201,11 +205,31 @@ def test_the_credential_cache_is_named_as_the_sidecar_names_it(tree: Tree) -> No
     assert tree.specify().ccache_name == "svc_reader"
 
 
-def test_two_principals_in_one_run_are_refused(tree: Tree) -> None:
+def test_a_warehouse_with_kerberos_names_the_principal_where_the_source_has_none(tree: Tree) -> None:
     text = ENVIRONMENT.replace("password: finance-db/password", "gssapi: true, principal: writer@CORP.EXAMPLE")
-    tree.put("warehouses/environments/prod.yaml", text)
-    with pytest.raises(ConfigurationError, match="one credential cache"):
-        tree.specify()
+    tree.put("warehouses/environments/prod.yaml", text.replace(", principal: svc/reader@CORP.EXAMPLE", ""))
+    assert tree.specify().ccache_name == "writer"
+
+
+def test_what_is_handed_over_is_a_tree_of_its_own(tree: Tree, tmp_path: Path) -> None:
+    tree.environment("docker: {network: corp}\n")
+    spec = tree.specify()
+    image = tmp_path / "image"
+    shutil.copytree(tree.root / "datakits", image / "datakits")
+    configuration = RunConfiguration.model_validate_json(json.dumps(spec.configuration))
+    handed = with_configuration(Project(image), configuration)
+    config, ingest, bronze, source = handed.ingest("finance", "airline.flights")
+    assert (config.table_schema, ingest.datakit, bronze.manifest.version) == ("bronze", "sqlserver-bronze", "1.4.0")
+    place = handed.environment("prod")
+    assert handed.source_system(place, source)[0].host == "sql.corp.example"
+    assert handed.warehouse_connection(place, config)[0]["database"] == "dwh"
+    assert "docker" not in spec.configuration["environment"]
+
+
+def test_a_configuration_that_is_none_says_where_it_came_from(tree: Tree) -> None:
+    wrong = RunConfiguration(warehouse={"name": "finance", "tipe": "postgres"}, environment={})
+    with pytest.raises(InvalidFile, match=r"DATAKIT_RUN\.configuration\.warehouse:2:1.*'tipe'"):
+        with_configuration(Project(tree.root), wrong)
 
 
 def test_a_class_of_the_environment_replaces_a_usual_one(tree: Tree) -> None:

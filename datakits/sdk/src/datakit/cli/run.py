@@ -89,6 +89,7 @@ def run(
     _log_to_stderr()
     from datakit.ingest import attempt
     from datakit.ingest.report import default_report_path
+    from datakit.model.handed import with_configuration
     from datakit.model.project import Project
 
     report_path = report or default_report_path()
@@ -97,7 +98,10 @@ def run(
     if by_hand and warehouse and not dataset and not slice_:
         raise typer.Exit(_run_all(warehouse, options))
     try:
-        request, project = _request(options), Project.find()
+        request = _request(options)
+        project = Project.find()
+        if request.configuration is not None:
+            project = with_configuration(project, request.configuration)
     except DatakitError as refusal:
         leave_report(refusal, report_path, options)
         raise

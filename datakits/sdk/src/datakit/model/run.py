@@ -38,6 +38,15 @@ class DataInterval(BaseModel):
     end: datetime | None = None
 
 
+class RunConfiguration(BaseModel):
+    """What a datakit that has no tree of warehouses and environments needs of them; never a secret, only references."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    warehouse: Annotated[dict[str, Any], Field(description="The content of warehouse.yaml")]
+    environment: Annotated[dict[str, Any], Field(description="The environment's name, and the connections it takes")]
+
+
 class RunRequest(BaseModel):
     """What to load: the JSON document ``DATAKIT_RUN``. Unknown fields are ignored, so that minor versions may add."""
 
@@ -65,6 +74,9 @@ class RunRequest(BaseModel):
     ] = False
     parallel: Annotated[int | None, Field(ge=1, le=64, description="Connections that read slices at once")] = None
     data_interval: DataInterval | None = None
+    configuration: Annotated[
+        RunConfiguration | None, Field(description="Instead of the warehouses and environments of the datakit's tree")
+    ] = None
 
 
 class CursorReport(BaseModel):

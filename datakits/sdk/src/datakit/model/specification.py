@@ -36,7 +36,8 @@ class RunSpec:
     :ivar version: the datakit's, as the lock pins it, else as the tree has it.
     :ivar image: by digest where the lock pins one, else by the version's tag; None where processes run.
     :ivar request: the document ``DATAKIT_RUN``, but for what only a run knows: its ``run_id`` and ``data_interval``.
-    :ivar principal: who reads the source, ``user@REALM``; None where no Kerberos is needed.
+    :ivar configuration: what the request carries to a datakit that has no tree of warehouses and environments.
+    :ivar principal: who reads the source, else who writes the warehouse, ``user@REALM``; None without Kerberos.
     :ivar labels: the environment's labels, with the task's variables in them.
     :ivar pod_template: a pod to lay ours over, with the task's variables in it.
     :ivar table: SCHEMA.TABLE in the warehouse.
@@ -49,6 +50,7 @@ class RunSpec:
     version: str
     image: str | None
     request: Mapping[str, Any]
+    configuration: Mapping[str, Any]
     principal: str | None
     resources: Resources
     labels: Mapping[str, str]
@@ -123,7 +125,8 @@ def specify(
         version=release[0],
         image=release[1],
         request={key: value for key, value in request.items() if value is not None},
-        principal=_principal(place, dataset, system.principal, connection),
+        configuration=_configuration(project, place, config, source.manifest.connection),
+        principal=_principal(system.principal, connection),
         resources=_resources(project, place, resources),
         labels=labels,
         pod_template=template,
@@ -133,6 +136,21 @@ def specify(
         definition=definition,
         contract=contract,
     )
+
+
+def _configuration(
+    project: Project, environment: Environment, config: WarehouseConfig, source: str
+) -> dict[str, dict[str, Any]]:
+    """Return the two files as they are written, the environment's without connections that are not this run's."""
+    place: Any = project.environment_files[environment.name].document.data
+    taken = {
+        "sources": {source: place["sources"][source]},
+        "warehouses": {config.connection: place["warehouses"][config.connection]},
+    }
+    return {
+        "warehouse": dict(project.warehouse_files[config.name].document.data or {}),
+        "environment": {"name": environment.name, "runtime": environment.runtime, **taken},
+    }
 
 
 def _schema(config: WarehouseConfig, ingest: Ingest) -> str:
@@ -152,15 +170,8 @@ def _resources(project: Project, environment: Environment, name: str | None) -> 
     return classes[chosen]
 
 
-def _principal(environment: Environment, dataset: str, reader: str | None, connection: Mapping[str, Any]) -> str | None:
-    writer = connection.get("principal") if connection.get("gssapi") else None
-    if reader and writer and reader != writer:
-        raise ConfigurationError(
-            f"the source is read by {reader}, the warehouse written by {writer}, and a run has one credential cache",
-            subject=f"{dataset} in environment {environment.name!r}",
-            fix="let one principal do both, or let the warehouse take a password",
-        )
-    return reader or writer
+def _principal(reader: str | None, connection: Mapping[str, Any]) -> str | None:
+    return reader or (connection.get("principal") if connection.get("gssapi") else None)
 
 
 def _release(
