@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-airflow test-slow lint bench
+.PHONY: help demo test test-ad test-airflow test-slow lint bench
 
 help: ## what can be made (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -9,6 +9,9 @@ demo: ## SQL Server tables, by Kerberos, into two warehouses; KEEP=1 leaves the 
 
 test: ## every test that takes seconds; ARGS="-k name" goes to pytest
 	@scripts/test $(ARGS)
+
+test-ad: ## the tests against a real Active Directory, which is Samba's
+	@scripts/test-ad $(ARGS)
 
 test-airflow: ## the tests of the Airflow provider, in a venv of its own
 	@scripts/test-airflow $(ARGS)
