@@ -241,7 +241,9 @@ def parse(text: str, name: str, problems: Problems) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         subject = name if mark is None else f"{name}:{mark.line + 1}:{mark.column + 1}"
-        tab = "\\t" in str(error.problem)
+        lines = text.splitlines()
+        line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+        tab = "\t" in line[: len(line) - len(line.lstrip())]
         raise InvalidSettings(
             f"the file is not valid YAML: {error.problem}",
             subject=subject,

@@ -13,21 +13,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-import gssapi
 import krb5
-from gssapi.raw.misc import GSSError
 
-from datakit_sidecar import _der
+from datakit_sidecar import _der, _libkrb5
 from datakit_sidecar._verdicts import Asked, verdict
 from datakit_sidecar.errors import PublishFailed
 from datakit_sidecar.keytab import Key, Password
 from datakit_sidecar.settings import KerberosSettings
 
 _numbers = itertools.count(1)
-_GSS_CODE: Final = 1 << 32
-"""gssapi gives libkrb5's codes, which are negative, without their sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +92,12 @@ class Realm:
         :raises SidecarError: the KDC refuses or does not answer; :class:`TicketEnded` if a new one is needed.
         """
         with _cache(context, ticket.cache) as cache:
-            client = krb5.cc_get_principal(context, cache)
-            with self._explained("renewal", _unparse(context, client)):
-                return _keep(context, client, [krb5.get_renewed_creds(context, client, cache)])
+            principal = _unparse(context, krb5.cc_get_principal(context, cache))
+        name = _new_name()
+        with self._explained("renewal", principal):
+            _libkrb5.renew(ticket.cache, name)
+        with _cache(context, name) as cache:
+            return Ticket(name, _times(next(_tickets(context, cache))))
 
     def service_ticket(self, context: krb5.Context, granting: Ticket, service: str) -> Ticket:
         """Get a ticket for a service, following the realms' referrals.
@@ -111,7 +109,8 @@ class Realm:
             own = _copy_of(context, client, source)
         try:
             with self._explained("service", _unparse(context, client), service):
-                self._ask(own, service if "@" in service else f"{service}@{self._realm_of(service)}")
+                name = service if "@" in service else f"{service}@{self._realm_of(service)}"
+                _libkrb5.add_service_ticket(own, name.encode())
             with _cache(context, own) as cache:
                 found = next(each for each in _tickets(context, cache) if not _is_granting(context, each))
                 times, realm = _times(found), _der.ticket_realm(found.ticket)
@@ -121,8 +120,9 @@ class Realm:
             raise
         # Readers ask for the service with the realm's name or without, as their configuration says, and a cache that
         # they cannot write to must hold the name they ask for. The first ticket works, whatever becomes of this one.
-        with contextlib.suppress(GSSError):
-            self._ask(own, f"{service.partition('@')[0]}@{'' if asked_by_realm else realm}")
+        with contextlib.suppress(_libkrb5.CallFailed):
+            other = f"{service.partition('@')[0]}@{'' if asked_by_realm else realm}"
+            _libkrb5.add_service_ticket(own, other.encode())
         return Ticket(own, times, service)
 
     def derived_key(self, context: krb5.Context, password: Password) -> Key:
@@ -172,13 +172,6 @@ class Realm:
             return (f"those in {self._settings.krb5_conf}",)
         return self._settings.kdcs.get(principal.rpartition("@")[2], ())
 
-    def _ask(self, cache: bytes, name_and_realm: str) -> None:
-        name = gssapi.Name(name_and_realm.encode(), gssapi.NameType.kerberos_principal)
-        credentials = gssapi.Credentials(usage="initiate", store={b"ccache": cache})
-        gssapi.SecurityContext(
-            name=name, creds=credentials, usage="initiate", mech=gssapi.MechType.kerberos, flags=0
-        ).step()
-
     def _realm_of(self, service: str) -> str:
         """Return the realm of a service's host, or nothing: libkrb5 then lets the KDC refer to the right one."""
         host = service.split("/", 1)[1].split("/", 1)[0].partition(":")[0].lower()
@@ -191,11 +184,8 @@ class Realm:
             yield
         except krb5.Krb5Error as error:
             code, words = error.err_code, _words(error)
-        except GSSError as error:
-            code, words = (
-                error.min_code - _GSS_CODE if error.min_code > _GSS_CODE // 2 else error.min_code,
-                error.gen_message(),
-            )
+        except _libkrb5.CallFailed as error:
+            code, words = error.code, str(error)
         else:
             return
         raise verdict(code, words, Asked(about, principal, service, self.kdcs_of(principal)))
@@ -214,7 +204,7 @@ def _write(context: krb5.Context, path: Path, tickets: Iterable[Ticket]) -> None
 
 
 def _keep(context: krb5.Context, client: krb5.Principal, tickets: Iterable[krb5.Creds]) -> Ticket:
-    name = f"MEMORY:datakit-{next(_numbers)}".encode()
+    name = _new_name()
     cache = krb5.cc_resolve(context, name)
     krb5.cc_initialize(context, cache, client)
     times = None
@@ -223,6 +213,10 @@ def _keep(context: krb5.Context, client: krb5.Principal, tickets: Iterable[krb5.
         times = times or _times(ticket)
     assert times is not None  # noqa: S101 - callers give at least one
     return Ticket(name, times)
+
+
+def _new_name() -> bytes:
+    return f"MEMORY:datakit-{next(_numbers)}".encode()
 
 
 def _copy_of(context: krb5.Context, client: krb5.Principal, source: krb5.CCache) -> bytes:

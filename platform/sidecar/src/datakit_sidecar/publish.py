@@ -22,7 +22,7 @@ from datakit_sidecar.errors import PathTaken, PublishFailed, SidecarError, Unsaf
 from datakit_sidecar.settings import PublishSettings
 
 MEMORY_FILESYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
-_TEMPORARY: Final = ".datakit-"
+_TEMPORARY: Final = ".datakit-new-"
 _LOCK: Final = ".datakit-sidecar.lock"
 
 
@@ -75,9 +75,8 @@ class Publisher:
             self._make(folder)
             self._check_volume(folder)
             self._take(folder)
-            for left in folder.glob(f"{_TEMPORARY}*"):
-                if left.name != _LOCK:
-                    left.unlink(missing_ok=True)
+            for left in folder.glob(f"{_TEMPORARY}*"):  # of a process that was killed
+                left.unlink(missing_ok=True)
             with self._failures(folder):
                 scratch = _scratch(folder)
                 scratch.touch(mode=0o600)

@@ -1,0 +1,190 @@
+"""Weeks in seconds: renewals under readers, and a KDC or a vault that goes away and comes back."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import gssapi
+import pytest
+from datakit.credentials.tickets import check_ticket
+from datakit_lab.kdc import Kdc
+from datakit_lab.network import free_port
+
+SERVICE = "MSSQLSvc/sql01.lab.test:1433"
+
+
+class Readers:
+    """Threads that open the service with the published cache, as drivers do, over and over."""
+
+    def __init__(self, cache: Path, count: int = 3) -> None:
+        self.reads = 0
+        self.failures: list[str] = []
+        self._cache = cache
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._read) for _ in range(count)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _read(self) -> None:
+        name = gssapi.Name(f"{SERVICE}@LAB.TEST".encode(), gssapi.NameType.kerberos_principal)
+        while not self._stop.is_set():
+            try:
+                credentials = gssapi.Credentials(usage="initiate", store={b"ccache": f"FILE:{self._cache}".encode()})
+                assert gssapi.SecurityContext(name=name, creds=credentials, usage="initiate").step()
+            except Exception as error:  # noqa: BLE001 - whatever a driver would see
+                self.failures.append(repr(error))
+            self.reads += 1
+
+
+def renewals(sidecar: Any) -> float:
+    return float(sidecar.metrics()['datakit_sidecar_tickets_renewed_total{principal="svc-datakit@LAB.TEST"}'])
+
+
+@pytest.mark.slow
+def test_readers_that_race_renewals_never_fail(make_house: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    house = make_house(ticket_life=timedelta(seconds=4), clock_skew=timedelta(seconds=1))
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+    monkeypatch.setenv("KRB5_CONFIG", str(house.cache.parent / "krb5.conf"))
+
+    with Readers(house.cache) as readers:
+        sidecar.wait_until(lambda: readers.reads >= 10_000 and renewals(sidecar) >= 8, 200)
+
+    assert readers.failures == []
+    assert readers.reads >= 10_000
+
+
+@pytest.mark.slow
+def test_a_kdc_that_is_away_for_several_lifetimes_is_used_again_when_it_is_back(hasty_house: Any) -> None:
+    sidecar = hasty_house.start()
+    sidecar.wait_until_ready()
+    hasty_house.kdc.stop()
+
+    assert check_ticket("svc-datakit@LAB.TEST", [SERVICE], name=str(hasty_house.cache)) is not None
+    assert sidecar.is_ready()
+    sidecar.wait_until(lambda: not sidecar.is_ready(), 30)
+    (reason,) = sidecar.state()["reasons"]
+    assert "no KDC answers" in reason
+    time.sleep(25)
+    assert sidecar.page("/healthz").status == 200
+    hasty_house.kdc.start()
+    sidecar.wait_until_ready(10)
+
+    assert check_ticket("svc-datakit@LAB.TEST", [SERVICE], name=str(hasty_house.cache)) is not None
+    assert hasty_house.failed_tries() == 0
+
+
+@pytest.mark.slow
+def test_a_kdc_that_hangs_delays_nothing_else_and_is_used_again(hasty_house: Any) -> None:
+    hasty_house.configuration["kerberos"]["timeout"] = "1s"
+    sidecar = hasty_house.start()
+    sidecar.wait_until_ready()
+    with hasty_house.kdc.silent():
+        sidecar.wait_until(lambda: not sidecar.is_ready(), 30)
+        began = time.monotonic()
+        assert sidecar.page("/healthz").status == 200
+        assert time.monotonic() - began < 1
+        sidecar.wait_until(
+            lambda: sidecar.metrics().get('datakit_sidecar_failures_total{what="kdc",cause="KdcSilent"}', 0) > 6
+        )
+        threads = Path(f"/proc/{sidecar.pid}/task")
+        assert len(list(threads.iterdir())) < 16, "hung workers are bounded"
+    sidecar.wait_until_ready(60)
+
+
+@pytest.mark.slow
+def test_a_vault_that_is_away_changes_nothing_for_tickets(hasty_house: Any) -> None:
+    sidecar = hasty_house.start()
+    sidecar.wait_until_ready()
+    hasty_house.vault.stop()
+    before = renewals(sidecar)
+
+    sidecar.wait_until(lambda: renewals(sidecar) >= before + 4, 60)
+
+    assert sidecar.is_ready()
+    assert sidecar.metrics()['datakit_sidecar_failures_total{what="vault",cause="Unreachable"}'] > 0
+    hasty_house.vault.start()
+    checked = sidecar.metrics()["datakit_sidecar_vault_checked_time_seconds"]
+    sidecar.wait_until(lambda: sidecar.metrics()["datakit_sidecar_vault_checked_time_seconds"] > checked, 90)
+
+
+def test_a_vault_that_is_away_at_the_start_is_waited_for(house: Any) -> None:
+    with house.vault.down():
+        sidecar = house.start()
+        sidecar.wait_until(lambda: "vault" in str(_reasons(sidecar)))
+        (reason,) = sidecar.state()["reasons"]
+        assert "the ticket for MSSQLSvc/sql01.lab.test:1433 is not published" in reason
+    sidecar.wait_until_ready()
+
+
+def test_a_vault_that_is_away_is_temporary_for_an_init_container(house: Any) -> None:
+    with house.vault.down():
+        done = house.once("--timeout", "1s")
+
+    assert done.returncode == 75
+    assert "Likely cause" in done.stderr
+    assert "Next step" in done.stderr
+
+
+def test_the_first_of_two_kdcs_may_be_silent(house: Any) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        house.configuration["kerberos"]["kdcs"].insert(0, f"127.0.0.1:{silent.getsockname()[1]}")
+        house.configuration["kerberos"]["timeout"] = "10s"
+
+        sidecar = house.start()
+
+        sidecar.wait_until_ready()
+
+
+def test_the_first_of_two_kdcs_may_be_gone(house: Any) -> None:
+    house.configuration["kerberos"]["kdcs"].insert(0, f"127.0.0.1:{free_port(udp=True)}")
+
+    assert house.once().returncode == 0
+
+
+def test_a_principal_whose_kdc_is_away_does_not_disturb_another(house: Any) -> None:
+    with ExitStack() as stack:
+        other = stack.enter_context(Kdc(realm="OTHER.TEST"))
+        other.add_principal("svc-other")
+        keytab = other.keytab(house.folder / "other.keytab", "svc-other").read_bytes()
+        house.vault.add_secret("/Kerberos/svc-other", {"keytab": keytab})
+        house.configuration["kerberos"]["realms"] = {"OTHER.TEST": [f"127.0.0.1:{other.port}"]}
+        house.configuration["principals"].append(
+            {"name": "svc-other@OTHER.TEST", "keytab": {"secret": "/Kerberos/svc-other"}, "share": "tgt"}
+        )
+        other.stop()
+        sidecar = house.start()
+        sidecar.wait_until(house.cache.exists)
+        sidecar.wait_until(lambda: len(_reasons(sidecar)) == 1)
+        assert _reasons(sidecar)[0].startswith("svc-other@OTHER.TEST: the ticket-granting ticket is not published")
+
+        other.start()
+
+        sidecar.wait_until_ready()
+        assert (house.volume / "tickets/svc-other").exists()
+
+
+def _reasons(sidecar: Any) -> list[str]:
+    from datakit_sidecar.errors import NotReady
+
+    try:
+        reasons: list[str] = sidecar.state()["reasons"]
+    except NotReady:
+        return []
+    return reasons
