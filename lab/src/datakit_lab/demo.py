@@ -181,22 +181,26 @@ class Demo:
         if wrong:
             raise SystemExit(f"{wrong} tables differ")
 
-    def clean_up(self, *, keep: bool) -> None:
-        """Take the lab down, or say how to look around in it."""
-        if not keep:
-            self._title("Cleaning up")
-            self._command("datakit-lab", "down")
-            _MARKETING.unlink(missing_ok=True)
-            self._say(f"Done in {time.monotonic() - self._began:.0f} s. Look around yourself: make demo KEEP=1")
+    def clean_up(self) -> None:
+        """Take the lab down; its logs stay."""
+        self._title("Cleaning up")
+        self._command("datakit-lab", "down")
+        _MARKETING.unlink(missing_ok=True)
+
+    def say_how_to_look_around(self, *, kept: bool) -> None:
+        """Say what a person may do next."""
+        if not kept:
+            self._say(f"\nDone in {time.monotonic() - self._began:.0f} s. Look around yourself: make demo KEEP=1")
             return
         self._say(
-            f"Done in {time.monotonic() - self._began:.0f} s. The lab is still up; look around:\n\n"
+            f"\nDone in {time.monotonic() - self._began:.0f} s. The lab is still up; look around:\n\n"
             "    . .venv/bin/activate\n"
             '    eval "$(datakit-lab env)" && export DATAKIT_ENVIRONMENT=local\n'
             "    datakit preview airline.flights\n"
             "    datakit run --warehouse finance\n"
             "    datakit doctor\n"
             "    datakit-lab status\n"
+            "    datakit-sidecar doctor --config .lab/sidecar.yaml\n"
             "    datakit-lab rotate keytab; datakit-lab rotate password\n"
             "    tail -f .lab/logs/audit.jsonl\n\n"
             "and when you have seen enough: datakit-lab down"
@@ -297,12 +301,14 @@ def main() -> None:
         demo.show("First load", first)
         demo.show("Second load", second)
         demo.prove_equality()
-        demo.verify_the_audit_log()
         finished = True
     finally:
         if not finished and not keep and _STATE.running:
             subprocess.run(["datakit-lab", "down"], check=False)
-    demo.clean_up(keep=keep)
+    if not keep:
+        demo.clean_up()
+    demo.verify_the_audit_log()
+    demo.say_how_to_look_around(kept=keep)
 
 
 if __name__ == "__main__":
