@@ -13,8 +13,8 @@ RULES = {
     "tests, which are for a package's own authors": r"/tests/",
     "for those who compile against a package": r"/pyarrow/(include|src)/|\.(pyx|pxd|pxi|pyi|h|hpp|c|cc|cpp|lib)$",
     "Arrow's ways to clouds, other servers and other formats": r"/pyarrow/("
-    r"_(flight|substrait|s3fs|azurefs|gcsfs|hdfs|orc|dataset_orc|parquet_encryption|dataset_parquet_encryption)\."
-    r"|_pyarrow_cpp_tests\.|libarrow_(flight|substrait|s3)|libarrow_python_(flight|parquet_encryption))",
+    r"_(flight|s3fs|azurefs|gcsfs|hdfs|orc|dataset_orc|parquet_encryption|dataset_parquet_encryption)\."
+    r"|_pyarrow_cpp_tests\.|libarrow_(flight|s3)|libarrow_python_(flight|parquet_encryption))",
     "the driver for other Pythons and other systems than Debian": r"/mssql_python/ddbc_bindings\.(?!cp{tag}-)cp"
     r"|/mssql_python_odbc/libs/linux/(alpine|rhel|suse)/",
 }
