@@ -107,6 +107,17 @@ def test_when_all_tickets_have_expired_the_last_end_is_told_in_utc(tmp_path: Pat
     assert "2026-03-01 12:00:00 UTC" in str(caught.value)
 
 
+def test_a_ticket_that_would_end_while_the_driver_connects_is_too_old(tmp_path: Path) -> None:
+    soon = NOW + timedelta(seconds=1.9)
+    name = written(tmp_path / "cc", cache([(SQL, NOW - HOUR, soon)]))
+    with pytest.raises(TicketExpired, match="ends within 2 s"):
+        check_ticket(None, [SQL], name=name, now=NOW)
+    name = written(tmp_path / "cc", cache([(SQL, NOW - HOUR, soon), ("postgres/db.lab.test", NOW - HOUR, NOW + HOUR)]))
+    with pytest.raises(TicketExpired, match=r"sql\.lab\.test.*ends within 2 s"):
+        check_ticket(None, [SQL], name=name, now=NOW)
+    check_ticket(None, [SQL], name=name, now=NOW - timedelta(seconds=2))
+
+
 def test_an_expired_granting_ticket_does_not_matter_while_the_service_ticket_lives(tmp_path: Path) -> None:
     data = cache([("krbtgt/LAB.TEST", NOW - 3 * HOUR, NOW - HOUR), (SQL, NOW - 3 * HOUR, NOW + HOUR)])
     assert check_ticket("svc@LAB.TEST", [SQL], name=written(tmp_path / "cc", data), now=NOW) is not None

@@ -89,7 +89,7 @@ def usable_ticket(
     name = published or cache_name(principal)
     expected = published is not None or _variable.given is not None
     wait_for(lambda: _check(principal, services, name, None), expected=expected, stop=stop)
-    with _variable.set_to(name):
+    with _variable.set_to(name if expected else None):
         yield
 
 
@@ -103,39 +103,49 @@ def _published_name(principal: str | None) -> str | None:
 
 
 class _Variable:
-    """``KRB5CCNAME``, which drivers read while they connect."""
+    """``KRB5CCNAME``, which drivers read while they connect.
+
+    It is changed only where it must be, and not changed back: the C library lets nobody read a variable safely while
+    another thread writes one.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._users = 0
+        self._own: str | None = None
         self._given: str | None = None
 
     @property
     def given(self) -> str | None:
-        """What the process was started with, whatever it is set to for a moment."""
+        """What somebody else set it to, last; None if it is empty."""
         with self._changed:
-            return self._given if self._users else os.environ.get(_NAME)
+            return self._look()
 
     @contextmanager
-    def set_to(self, name: str) -> Iterator[None]:
-        """Set it, once nobody needs another value, until the context ends."""
+    def set_to(self, name: str | None) -> Iterator[None]:
+        """Set it, once nobody needs another value, and keep it until the context ends; None is what was given."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._users or os.environ.get(_NAME) == name)
-            if not self._users:
-                self._given = os.environ.get(_NAME)
-                os.environ[_NAME] = name
+            self._changed.wait_for(lambda: not self._users or self._now() == (name or self._look()))
+            given = self._look()
+            wanted = name or given
+            if self._now() != wanted:
+                self._given, self._own = given, wanted
+                os.environ[_NAME] = wanted or ""
             self._users += 1
         try:
             yield
         finally:
             with self._changed:
                 self._users -= 1
-                if not self._users:
-                    if self._given is None:
-                        del os.environ[_NAME]
-                    else:
-                        os.environ[_NAME] = self._given
-                    self._changed.notify_all()
+                self._changed.notify_all()
+
+    def _look(self) -> str | None:
+        now = self._now()
+        return self._given if now is not None and now == self._own else now
+
+    @staticmethod
+    def _now() -> str | None:
+        return os.environ.get(_NAME) or None
 
 
 _variable = _Variable()
@@ -157,9 +167,9 @@ def _check(principal: str | None, services: Sequence[str], name: str, now: datet
         raise WrongPrincipal(
             f"the tickets belong to {cache.principal}, not to {principal}",
             subject=cache.path,
-            cause="KRB5CCNAME names somebody else's cache, or the environment names the wrong principal"
+            cause="KRB5CCNAME or DATAKIT_TICKETS leads to somebody else's, or the environment names the wrong principal"
             + (" (upper and lower case count)" if cache.principal.lower() == principal.lower() else ""),
-            fix=f"compare: klist -c {cache.path}; then correct KRB5CCNAME, or principal in the environment",
+            fix=f"compare: klist -c {cache.path}; then correct the variable, or principal in the environment",
         )
     _check_life(cache, now)
     if services:
