@@ -211,7 +211,7 @@ def test_nonsense_in_retry_after_is_ignored(
 def test_a_longer_pause_than_the_policy_allows_is_the_callers_to_make(
     fake: FakeVault, open_vault: Callable[..., Vault], clock: ManualClock
 ) -> None:
-    vault = open_vault(retry=RetryPolicy(longest=10.0))
+    vault = open_vault(retry=RetryPolicy(longest=10.0, total=1000.0))
     vault.login()
     fake.fault("throttled", retry_after=120)
     with pytest.raises(errors.Throttled, match="asks to wait 120 s") as caught:

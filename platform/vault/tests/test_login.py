@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datakit_vault import Reference, Request, Response, RetryPolicy, Vault, errors
+from datakit_vault import Reference, Request, Response, RetryPolicy, Vault, _login, errors
 from datakit_vault.testing import FakeVault
 
 from .conftest import ManualClock, StubTransport, response, stub_settings
@@ -62,6 +62,16 @@ def test_a_refused_credential_is_tried_once_by_all_threads_together(fake: FakeVa
     found = together(lambda: vault.record(SVC))
     assert {type(error) for error in found} == {errors.LoginRefused}
     assert fake.wrong_logins == 1
+
+
+def test_a_login_that_gets_no_answer_is_waited_for_once_by_all_threads_together(
+    fake: FakeVault, open_vault: Callable[..., Vault]
+) -> None:
+    vault = open_vault(timeout=1.5)
+    fake.fault("silent", seconds=30, matching="oauth2", times=None)
+    found = together(lambda: vault.record(SVC))
+    assert {type(error) for error in found} == {errors.TimedOut}
+    assert logins(fake) == 1
 
 
 def test_a_refused_credential_is_not_tried_again_before_its_files_change(
@@ -218,7 +228,9 @@ def test_the_line_end_that_an_editor_adds_is_no_part_of_the_credential(
     assert vault.login()
 
 
-def test_a_mounted_secret_is_read_in_one_version(fake: FakeVault, vault: Vault, tmp_path: Path) -> None:
+def test_a_mounted_secret_is_read_in_one_version_even_while_it_changes(
+    fake: FakeVault, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "credentials"
     old = folder / "..2026_01"
     old.mkdir()
@@ -226,16 +238,25 @@ def test_a_mounted_secret_is_read_in_one_version(fake: FakeVault, vault: Vault, 
         (folder / name).rename(old / name)
         (folder / name).symlink_to(Path("..data") / name)
     (folder / "..data").symlink_to(old.name)
-    assert vault.login()
-    fake.change_password("another")
-    fake.expire_tokens()
     new = folder / "..2026_02"
     new.mkdir()
     (new / "username").write_text("svc-vault")
     (new / "password").write_text("another")
     (folder / "..tmp").symlink_to(new.name)
-    (folder / "..tmp").replace(folder / "..data")
+    read_file = _login._read_file
+
+    def read_and_swap(path: Path, *others: Any) -> Any:
+        value = read_file(path, *others)
+        if path.name == "username" and (folder / "..tmp").is_symlink():
+            (folder / "..tmp").replace(folder / "..data")
+        return value
+
+    monkeypatch.setattr(_login, "_read_file", read_and_swap)
+    assert vault.login()
+    fake.change_password("another")
+    fake.expire_tokens()
     assert vault.record(SVC).name == "svc"
+    assert fake.wrong_logins == 0
 
 
 def test_a_credential_with_any_characters_is_sent_unharmed(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from datakit_vault import Reference, RetryPolicy, SecretRecord, Vault, errors
+from datakit_vault import Reference, Request, Response, RetryPolicy, SecretRecord, Vault, errors
 from datakit_vault.testing import FakeVault
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .conftest import KEYTAB, PASSWORD
+from .conftest import KEYTAB, PASSWORD, StubTransport, response, stub_settings
 
 SVC = Reference.parse("/Kerberos/svc")
 
@@ -85,6 +85,20 @@ def test_a_marker_differs_after_every_change_and_says_which_field(
 def _changed(before: SecretRecord, after: SecretRecord) -> list[str]:
     old = {field.slug: field.marker for field in before.fields}
     return [field.slug for field in after.fields if field.marker != old[field.slug]]
+
+
+def test_a_rotation_shows_even_if_the_vault_hides_the_values(tmp_path: Path) -> None:
+    changed = iter(["2026-01-01T00:00:00", "2026-01-01T00:00:00", "2026-02-01T00:00:00"])
+
+    def answer(request: Request) -> Response:
+        if request.method == "POST":
+            return response(200, {"access_token": "t"})
+        items = [{"slug": "password", "itemValue": None, "isPassword": True}]
+        return response(200, {"id": 1, "name": "n", "items": items, "lastPasswordChangeAttempt": next(changed)})
+
+    vault = Vault(stub_settings(tmp_path), transport=StubTransport(answer))
+    first, second, third = (vault.record(Reference(1)).marker for _ in range(3))
+    assert first == second != third
 
 
 def test_a_marker_is_no_fingerprint_of_a_value(fake: FakeVault, open_vault: Callable[..., Vault]) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import repeat
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -183,16 +184,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def large(self, answer: Answer, _: Fault) -> None:
         self._head(answer, _LARGE)
-        for _each in range(0, _LARGE, len(_CHUNK)):
-            self.wfile.write(_CHUNK)
+        for chunk in repeat(_CHUNK, _LARGE // len(_CHUNK)):
+            self.wfile.write(chunk)
 
     def large_chunked(self, answer: Answer, _: Fault) -> None:
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for _each in range(0, _LARGE, len(_CHUNK)):
-            self.wfile.write(f"{len(_CHUNK):x}\r\n".encode() + _CHUNK + b"\r\n")
+        for chunk in (answer.body, *repeat(_CHUNK, _LARGE // len(_CHUNK))):
+            self.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
         self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, *_: object) -> None:
