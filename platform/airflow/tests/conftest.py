@@ -77,6 +77,13 @@ def lab_house(house: House, lab: Lab, airflow_database: None) -> House:
     return house
 
 
+@pytest.fixture(scope="session")
+def base_image() -> str:
+    """A small Debian with Python, on an engine that answers: what the images of these tests are built on."""
+    subprocess.run([REPOSITORY / "scripts/docker-engine"], check=True, capture_output=True)
+    return "datakit-local/base:bookworm"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home_is_removed() -> Iterator[None]:
     yield

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from airflow.sdk import DAG
+from airflow_datakit import _tree
 
 INGEST = """\
 task = DatakitOperator.create(
@@ -87,6 +88,7 @@ class House:
         self.dags = dags
         self.scratch = scratch
         self.marketing = scratch / "marketing.duckdb"
+        self.credentials = "datakit-credentials"
 
     def environment(self, name: str = "test", **more: Any) -> Path:
         """Write an environment; keys given replace those of one that knows hosts nobody answers at."""
@@ -125,6 +127,13 @@ class House:
         program.write_text(FAKE.format(python=sys.executable, body=textwrap.dedent(body)))
         program.chmod(0o755)
         self.environment(process={"command": [str(program)]}, **more)
+
+    def body(self, body: str, **more: Any) -> None:
+        """Let the environment's datakit be the tests' image, which does ``body`` in a container."""
+        place = {"credentials_volume": self.credentials, **more.pop("docker", {})}
+        given = {"runtime": "docker", "registry": "registry.corp.example/data", "env": {"BODY": body}, **more}
+        self.environment(docker=place, **given)
+        _tree._project.cache_clear()
 
     def at(self, lab: Lab, schema: str, **more: Any) -> None:
         """Let the environment be the laboratory, and finance land in a schema of the test's own."""

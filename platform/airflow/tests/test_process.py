@@ -115,6 +115,7 @@ def test_the_datakit_gets_the_protocol_and_nothing_of_airflows(house: House, mon
         "DATAKIT_RUN",
         "DATAKIT_REPORT",
         "DATAKIT_SECRETS",
+        "DATAKIT_TICKETS",
         "DATAKIT_LOG",
         "KRB5CCNAME",
     }

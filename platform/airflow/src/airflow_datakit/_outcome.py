@@ -7,7 +7,7 @@ import signal
 from typing import Any, Final, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSkipException
-from datakit.errors import AccessDenied, ConfigurationError, NothingToDo, TemporaryError
+from datakit.errors import AccessDenied, ConfigurationError, DatakitError, NothingToDo, TemporaryError
 
 LARGEST_REPORT: Final = 1 << 20
 """Bytes. A report is a page of JSON; a datakit that leaves more would fill Airflow's database."""
@@ -58,9 +58,9 @@ def conclude(
     raise AirflowException(text)
 
 
-def fail(error: ConfigurationError | AccessDenied) -> NoReturn:
-    """Fail the task without a retry, for what is wrong before a datakit runs."""
-    raise AirflowFailException(str(error)) from None
+def fail(error: DatakitError) -> NoReturn:
+    """Fail the task for what is wrong outside of a datakit: with a retry only where one may help."""
+    raise (AirflowException if error.retryable else AirflowFailException)(str(error)) from None
 
 
 def _text(exit_code: int, report: Report | None, problem: str | None, what: str, hint: str | None) -> str:

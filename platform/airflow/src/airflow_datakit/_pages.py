@@ -6,9 +6,9 @@ import json
 from html import escape
 from typing import Any, Final
 
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity
 from airflow.api_fastapi.common.db.common import SessionDep
-from airflow.api_fastapi.core_api.security import AccessView, requires_access_dag, requires_access_view
+from airflow.api_fastapi.core_api.security import requires_access_dag, requires_access_view
 from airflow.models.xcom import XComModel
 from airflow.providers.common.compat.sdk import XCOM_RETURN_KEY
 from fastapi import Depends, FastAPI, HTTPException

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from inspect import signature
@@ -50,11 +50,13 @@ class DatakitTask(BaseOperator):
     :param home: the tree, where it is another than this Airflow's.
     """
 
-    template_fields = ("request",)
+    template_fields: Sequence[str] = ("request",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"request": "json"}
     operator_extra_links = (RunReportLink(),)
     shallow_copy_attrs = ("spec",)
     ui_color = "#e3f0ec"
+    hands_over: ClassVar[bool] = True
+    """Whether warehouse and environment travel with the request, because the datakit's image has neither."""
 
     def __init__(
         self,
@@ -113,6 +115,7 @@ class DatakitTask(BaseOperator):
             {
                 **{name: _rendered_value(name, value) for name, value in self.request.items()},
                 "run_id": run_id_of(self.dag_id, run.run_id),
+                "configuration": self.spec.configuration if self.hands_over else None,
                 "data_interval": {"start": run.data_interval_start, "end": run.data_interval_end},
             },
             RunRequest,
@@ -130,6 +133,7 @@ class DatakitTask(BaseOperator):
             "DATAKIT_RUN": self.document(context).model_dump_json(exclude_none=True),
             "DATAKIT_REPORT": report,
             "DATAKIT_SECRETS": secrets,
+            "DATAKIT_TICKETS": tickets,
             "DATAKIT_LOG": "json",
         }
         if self.spec.ccache_name:

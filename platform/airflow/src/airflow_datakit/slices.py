@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from airflow.sdk import TaskGroup, task
 from datakit.errors import ConfigurationError
@@ -45,7 +45,7 @@ def ingest_slices(
     commit_only = {key: arguments[key] for key in _COMMIT_ONLY if key in arguments}
     with TaskGroup(group_id) as group:
         plan = DatakitOperator.create("plan", **names, **every, **plan_only, slice="plan")
-        slices = task(task_id="slices")(slices_of)(plan.output)
+        slices = task(task_id="slices")(slices_of)(cast("dict[str, Any]", plan.output))
         load = DatakitOperator.partial("load", **names, **every, max_active_tis_per_dagrun=at_once)
         commit = DatakitOperator.create("commit", **names, **every, **commit_only, slice="commit")
         load.expand(slice=slices) >> commit

@@ -34,6 +34,8 @@ _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class DatakitProcessOperator(DatakitTask):
     """Runs a datakit as a process of this machine."""
 
+    hands_over = False
+
     _process: subprocess.Popen[bytes] | None = None
     _kill_at: float | None = None
 

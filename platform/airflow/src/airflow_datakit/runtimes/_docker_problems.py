@@ -1,0 +1,105 @@
+"""What the Docker engine and registries say, in words that name the next step. Permissions are never widened here."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from datakit.errors import AccessDenied, ConfigurationError, DatakitError, TemporaryError
+from docker.errors import DockerException
+
+
+def check_socket(url: str) -> None:
+    """Look at the engine's socket before anybody connects to it.
+
+    :raises TemporaryError: nobody listens there.
+    :raises AccessDenied: this user may not connect.
+    """
+    if not url.startswith("unix://"):
+        return
+    path = Path("/" + url.removeprefix("unix://").lstrip("/"))
+    try:
+        mode = path.stat()
+    except FileNotFoundError:
+        raise TemporaryError(
+            "there is no Docker engine",
+            subject=str(path),
+            cause="the engine does not run, or its socket is not mounted into this worker",
+            fix="start it (systemctl start docker), or set docker.url in the environment",
+        ) from None
+    except PermissionError:
+        raise _denied(path, "this user may not enter its folder") from None
+    if not stat.S_ISSOCK(mode.st_mode):
+        raise ConfigurationError("this is no socket", subject=str(path), fix="set docker.url in the environment")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise _denied(path, f"uid {os.geteuid()} is neither its owner ({mode.st_uid}) nor in its group ({mode.st_gid})")
+
+
+def of(error: DockerException, image: str, url: object) -> DatakitError:
+    """Return what went wrong with the engine, the image or the network."""
+    text = str(getattr(error, "explanation", None) or error)
+    lowered = text.lower()
+    if "network" in lowered and "not found" in lowered:
+        return ConfigurationError(
+            text.rstrip("."),
+            subject="Docker network",
+            cause="the network that the environment names was not made on this engine",
+            fix="docker network create NAME, or correct docker.network in the environment",
+        )
+    if "no such image" in lowered or "pull" in lowered or "manifest" in lowered or "registry" in lowered:
+        return of_pull(text, image)
+    if "permission denied" in lowered:
+        return AccessDenied(
+            f"the Docker engine refuses this user: {text}",
+            subject=str(url),
+            fix="let the platform team add the worker's user to the group that owns the socket",
+        )
+    return TemporaryError(
+        f"the Docker engine failed: {text}",
+        subject=str(url),
+        cause="it is being restarted, is out of disk, or was asked for something that it does not know",
+        fix="docker info, and the engine's own log, say more",
+    )
+
+
+def of_pull(text: str, image: str) -> DatakitError:
+    """Return what went wrong with a pull, by what registries and engines say."""
+    lowered = text.lower()
+    registry = image.partition("/")[0]
+    if "x509" in lowered or "certificate" in lowered:
+        return ConfigurationError(
+            f"the engine does not trust the registry's certificate: {text}",
+            subject=registry,
+            cause="it was signed by the company's own authority, which this engine was not told of",
+            fix=f"put the authority's certificate into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine",
+        )
+    if any(word in lowered for word in ("unauthorized", "denied", "authentication", "forbidden", "no basic auth")):
+        return AccessDenied(
+            f"the registry does not let this engine pull the image: {text}",
+            subject=image,
+            cause="nobody is logged in, the login is wrong, the image is in another project, or it is not there at all",
+            fix="set docker.connection in the environment to an Airflow connection with the registry's login",
+        )
+    if any(word in lowered for word in ("manifest unknown", "not found", "no such image", "name unknown")):
+        return ConfigurationError(
+            f"the registry does not have the image: {text}",
+            subject=image,
+            cause="that version was never released to this registry, or the lock's digest is another registry's",
+            fix="compare registry, version and digest with what the registry lists",
+        )
+    return TemporaryError(
+        f"the image cannot be pulled: {text}",
+        subject=image,
+        cause="the registry is away, or this engine cannot reach it",
+        fix=f"docker pull {image}, on the engine's machine, says whether it is back",
+    )
+
+
+def _denied(path: Path, why: str) -> AccessDenied:
+    return AccessDenied(
+        "this worker may not use the Docker engine",
+        subject=str(path),
+        cause=why,
+        fix="let the platform team add the worker's user to the socket's group; leave the socket's mode alone",
+    )

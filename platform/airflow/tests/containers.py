@@ -1,0 +1,91 @@
+"""Images and volumes for the tests of containers, on the Docker engine of this machine."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+
+IMAGE = "registry.corp.example/data/datakits/sqlserver-bronze:v0.1.0"
+"""What the tests' environment calls the datakit; it is never pulled, because it is built here."""
+
+_DOCKERFILE = """\
+FROM {base}
+RUN mkdir -p /airflow/xcom && chown 10002 /airflow/xcom
+COPY fake.py /fake.py
+USER 10002:10000
+ENTRYPOINT ["python3", "-IS", "/fake.py"]
+"""
+_FAKE = """\
+import json, os, pathlib, signal, subprocess, sys, time
+
+run = json.loads(os.environ["DATAKIT_RUN"])
+
+
+def say(message, level="info"):
+    entry = {"time": "2026-01-01", "level": level, "logger": "fake", "message": message}
+    print(json.dumps(entry), file=sys.stderr, flush=True)
+
+
+def report(status="loaded", **more):
+    path = pathlib.Path(os.environ["DATAKIT_REPORT"])
+    path.write_text(json.dumps({"protocol": "1.0", "status": status, "run_id": run["run_id"], **more}))
+
+
+exec(os.environ["BODY"])
+"""
+
+
+def build_fake(base: str, tag: str, folder: Path) -> str:
+    """Build an image whose datakit does what the variable BODY says; return its digest."""
+    (folder / "Dockerfile").write_text(_DOCKERFILE.format(base=base))
+    (folder / "fake.py").write_text(_FAKE)
+    subprocess.run(["docker", "build", "-q", "-t", tag, str(folder)], check=True, capture_output=True)
+    return str(docker.from_env().images.get(tag).id)
+
+
+class Credentials:
+    """A volume in memory, as the sidecar makes it, and the container that keeps it alive."""
+
+    def __init__(self, name: str, holder: Any) -> None:
+        self.name = name
+        self._holder = holder
+
+    def put(self, path: str, content: bytes) -> None:
+        """Publish one file, readable by the datakit's group alone."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            folder, _, _ = path.rpartition("/")
+            parts = folder.split("/")
+            for count in range(1, len(parts) + 1):
+                entry = tarfile.TarInfo("/".join(parts[:count]))
+                entry.type, entry.mode, entry.gid = tarfile.DIRTYPE, 0o750, 10000
+                tar.addfile(entry)
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode, entry.gid = len(content), 0o640, 10000
+            tar.addfile(entry, io.BytesIO(content))
+        self._holder.exec_run(["mkdir", "-p", "/run/datakit"])
+        assert self._holder.put_archive("/run/datakit", buffer.getvalue())
+
+
+@contextmanager
+def credentials_volume(base: str, name: str) -> Iterator[Credentials]:
+    """Within, there is a volume of that name in memory; afterwards it is gone."""
+    client = docker.from_env()
+    client.volumes.create(
+        name, driver="local", driver_opts={"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=0750,gid=10000"}
+    )
+    holder = client.containers.run(
+        base, ["sleep", "infinity"], detach=True, volumes={name: {"bind": "/run/datakit", "mode": "rw"}}
+    )
+    try:
+        yield Credentials(name, holder)
+    finally:
+        holder.remove(force=True)
+        client.volumes.get(name).remove(force=True)
