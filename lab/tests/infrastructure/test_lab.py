@@ -17,8 +17,10 @@ from typing import Any
 import krb5
 import psycopg
 import pytest
+from datakit_lab.errors import LabError
 from datakit_lab.lifecycle import look
 from datakit_lab.network import free_port
+from datakit_lab.sidecar import memory_folder
 from datakit_lab.state import LabState
 
 PROGRAM = [sys.executable, "-m", "datakit_lab"]
@@ -301,3 +303,12 @@ def test_help_costs_no_heavy_import() -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_machine_without_a_folder_in_memory_is_told_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datakit_lab.sidecar._MEMORY", tmp_path / "none")
+    with pytest.raises(LabError, match="no folder can be made") as caught:
+        memory_folder()
+    assert "mount -t tmpfs" in str(caught.value.fix)
