@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import yaml
 from datakit_lab.kdc import Kdc
-from datakit_lab.network import free_port
 from datakit_sidecar.testing import SidecarProcess
 from datakit_vault.testing import FakeVault
 
@@ -112,7 +111,7 @@ def make_house(tmp_path: Path, volume: Path) -> Iterator[Callable[..., House]]:
                 "kerberos": {"realm": kdc.realm, "kdcs": [f"127.0.0.1:{kdc.port}"], "timeout": "5s"},
                 "principals": [{"name": ACCOUNT, "keytab": {"secret": KEYTAB_SECRET}, "services": [SERVICE]}],
                 "publish": {"tickets": str(volume / "tickets"), "secrets": str(volume / "secrets")},
-                "health": {"port": free_port(), "minimum_life": "1s"},
+                "health": {"port": 0, "minimum_life": "1s"},
                 "audit": {"file": str(tmp_path / "audit.jsonl")},
             }
             return house

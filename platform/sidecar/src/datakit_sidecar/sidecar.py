@@ -6,11 +6,9 @@ import contextlib
 import functools
 import logging
 import os
-import queue
 import signal
 import time
 from collections.abc import Iterator
-from types import FrameType
 from typing import IO, Final
 
 from datakit_vault import RetryPolicy, Vault
@@ -147,22 +145,21 @@ class Sidecar:
 
 
 class Signals:
-    """Signals as they come. Handlers only put into a queue: it takes no lock that the interrupted code may hold."""
+    """Signals as they come: blocked for every thread, and fetched by the main one, so that none arrives elsewhere.
+
+    Make it before the first thread is started.
+    """
+
+    _FETCHED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
 
     def __init__(self) -> None:
-        self._came: queue.SimpleQueue[signal.Signals] = queue.SimpleQueue()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._FETCHED)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._came.put(signal.Signals(number))
 
     def next(self, seconds: float) -> signal.Signals | None:
         """Return the next signal, or None after so many seconds."""
-        with contextlib.suppress(queue.Empty):
-            return self._came.get(timeout=seconds)
-        return None
+        info = signal.sigtimedwait(self._FETCHED, seconds)
+        return None if info is None else signal.Signals(info.si_signo)
 
 
 def run(settings: Settings, signals: Signals, *, stdout: IO[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A sidecar as a child process, for tests of whatever depends on one.
+"""A sidecar as a child process, for tests of whatever depends on one. Let it choose its port: ``health: {port: 0}``.
 
 ::
 
@@ -26,11 +26,12 @@ from datakit_sidecar.configuration import load
 from datakit_sidecar.errors import NotReady
 
 _POLL_SECONDS: Final = 0.02
+_FIRST_LINES: Final = 4096
 _PROGRAM: Final = (sys.executable, "-m", "datakit_sidecar.cli")
 
 
 class SidecarProcess:
-    """``datakit-sidecar run`` with a configuration that names a port for probes.
+    """``datakit-sidecar run`` with a configuration.
 
     :param configuration: the file.
     :param folder: where its standard output (the audit log) and standard error are written.
@@ -47,12 +48,13 @@ class SidecarProcess:
         prefix: Sequence[str] = (),
     ) -> None:
         configured = load(configuration, environment or os.environ).health
-        self.address, self.port = configured.address, configured.port
+        self._address, self._port = configured.address, configured.port
         self.stdout = folder / "sidecar.out"
         self.stderr = folder / "sidecar.err"
         self._command = [*prefix, *_PROGRAM, "run", "--config", str(configuration)]
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_began = 0
 
     def __enter__(self) -> Self:
         self.start()
@@ -75,8 +77,24 @@ class SidecarProcess:
         """The exit code; None while it runs."""
         return self._running.poll()
 
+    @property
+    def port(self) -> int:
+        """Where it answers probes.
+
+        :raises NotReady: it has not said so yet.
+        """
+        if self._port:
+            return self._port
+        with self.stderr.open("rb") as log:
+            log.seek(self._log_began)
+            found = re.search(rb"probes: http://[^:]+:(\d+)/", log.read(_FIRST_LINES))
+        if found is None:
+            raise NotReady("the sidecar does not listen yet")
+        return int(found[1])
+
     def start(self) -> None:
         """Start it; its logs go on where a former process's ended."""
+        self._log_began = self.stderr.stat().st_size if self.stderr.exists() else 0
         with self.stdout.open("ab") as stdout, self.stderr.open("ab") as stderr:
             self._process = subprocess.Popen(self._command, stdout=stdout, stderr=stderr, env=self._environment)
 
@@ -111,7 +129,7 @@ class SidecarProcess:
 
         :raises NotReady: it does not answer.
         """
-        return health.ask(self.address, self.port, path)
+        return health.ask(self._address, self.port, path)
 
     def state(self) -> dict[str, Any]:
         """Return what ``/readyz`` answers."""
