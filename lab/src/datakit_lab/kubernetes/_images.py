@@ -73,7 +73,8 @@ class Images:
 
     def _pull(self, name: str, logins: list[dict[str, str]], tell: Tell) -> Json:
         refused = "no login was tried"
-        for login in logins or [None]:
+        tries: list[dict[str, str] | None] = [*logins] or [None]
+        for login in tries:
             try:
                 self._engine.pull(name, login)
             except EngineRefused as error:

@@ -41,14 +41,14 @@ def _lines(
     engine: Engine, run: PodRun, state: ContainerState, container_id: str, query: Mapping[str, str], *, tty: bool
 ) -> Iterator[bytes]:
     follow, stamped = query.get("follow") == "true", query.get("timestamps") == "true"
-    asked = {"stdout": True, "stderr": True, "follow": follow, "timestamps": stamped}
+    asked: Json = {"stdout": True, "stderr": True, "follow": follow, "timestamps": stamped}
     asked |= {"since": _since(query), "tail": query.get("tailLines")}
     with engine.stream("GET", f"/containers/{container_id}/logs", query=asked, seconds=None) as response:
         if tty:
             while piece := response.read1(65536):
                 yield piece
         else:
-            line_began = {}
+            line_began: dict[int, bool] = {}
             for stream, data in engine.demultiplexed(response):
                 if stamped and line_began.get(stream):
                     data = data.partition(b" ")[

@@ -63,14 +63,13 @@ class PodRun:
         with self._changed:
             return self._changed.wait_for(ready, seconds)
 
-    def delete(self, grace: float | None) -> float:
-        """Let it end and vanish; return at once the seconds it is given.
+    def delete(self, grace: float) -> None:
+        """Let it end and vanish; return at once.
 
-        :param grace: seconds between SIGTERM and SIGKILL; the pod's own if None, 0 kills.
+        :param grace: seconds between SIGTERM and SIGKILL; 0 kills.
         """
-        seconds = self._grace if grace is None else grace
         with self._changed:
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + grace
             self._ending = deadline if self._ending is None else min(self._ending, deadline)
             self._deleted.set()
             self._changed.notify_all()
