@@ -84,7 +84,7 @@ class Account:
         return token
 
     def use_refusal(self, service: str) -> tuple[int, int]:
-        """Return the codes with which the domain refuses to renew the ticket in the cache, and a ticket for a service."""
+        """Return the codes with which the domain refuses to renew the cached ticket, and to give one for a service."""
         with pytest.raises(krb5.Krb5Error) as renewal:
             self.renewed()
         with pytest.raises(GSSError) as use:
