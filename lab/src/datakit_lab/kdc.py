@@ -17,12 +17,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from datakit_lab.errors import LabError, LabUnavailable, ProgramMissing
 from datakit_lab.network import LOOPBACK, free_port, own_names
-from datakit_lab.processes import ChildProcess
+from datakit_lab.processes import ChildProcess, Server
 
 if TYPE_CHECKING:
     import krb5
@@ -83,7 +82,7 @@ _KDC_CONF: Final = """\
 """
 
 
-class Kdc:
+class Kdc(Server):
     """A realm with its own database, keys and port.
 
     Everything but :meth:`kinit` and :meth:`service_tickets` works on the database and also while the KDC is stopped.
@@ -122,31 +121,11 @@ class Kdc:
         self.log = log or self.directory / "kdc.log"
         self._fixed_port = bool(port)
         self.port = port
-        self._process: ChildProcess | None = None
 
     @property
     def krb5_conf(self) -> Path:
         """The configuration file for clients and services: the value of ``KRB5_CONFIG``."""
         return self.directory / "krb5.conf"
-
-    @property
-    def running(self) -> bool:
-        """Whether the KDC answers."""
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int | None:
-        """The process id while it runs."""
-        return self._process.pid if self._process is not None and self._process.running else None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start it, creating the realm the first time; after :meth:`stop`, with the same port and database.

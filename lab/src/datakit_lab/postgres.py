@@ -13,12 +13,11 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from datakit_lab.errors import LabError, LabUnavailable, ProgramMissing
 from datakit_lab.network import LOOPBACK, free_port, own_names
-from datakit_lab.processes import ChildProcess, launched
+from datakit_lab.processes import ChildProcess, Server, launched
 
 if TYPE_CHECKING:
     import psutil
@@ -42,7 +41,7 @@ local   all       all                                  scram-sha-256
 # the superuser is trusted on the socket because only its owner (and root) may enter the socket's directory
 
 
-class Postgres:
+class Postgres(Server):
     """One PostgreSQL server with its own data directory.
 
     PostgreSQL refuses to run as root; as root, it runs as the user ``postgres`` or ``nobody``.
@@ -81,7 +80,6 @@ class Postgres:
         self._kdc = kdc
         self._certificate = certificate
         self._durable = durable
-        self._process: ChildProcess | None = None
 
     @staticmethod
     def speaks_kerberos() -> bool:
@@ -90,25 +88,6 @@ class Postgres:
         :raises ProgramMissing: there is no PostgreSQL.
         """
         return _programs()[1]
-
-    @property
-    def running(self) -> bool:
-        """Whether the server process is alive."""
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process id while it runs."""
-        return self._process.pid if self._process is not None and self._process.running else None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start it, creating its files the first time; after :meth:`stop` or :meth:`kill`, with the same port and data.

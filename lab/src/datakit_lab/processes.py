@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from datakit_lab.errors import LabUnavailable
 
@@ -102,6 +104,39 @@ class ChildProcess:
 
     def _failure(self, what: str) -> LabUnavailable:
         return LabUnavailable(f"{self.name} {what}: {last_words(self.log)}", fix=f"read its log: {self.log}")
+
+
+class Server(ABC):
+    """A server of the lab, which a ``with`` statement starts and closes."""
+
+    _process: ChildProcess | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is alive."""
+        return self._process is not None and self._process.running
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.running else None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop it for good, and remove what is its own."""
 
 
 def launched(command: Sequence[str | Path], *, user: tuple[int, int] | None = None) -> list[str]:

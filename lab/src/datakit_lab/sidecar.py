@@ -11,12 +11,11 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.network import LOOPBACK, accepts, free_port, own_names
-from datakit_lab.processes import ChildProcess
+from datakit_lab.processes import ChildProcess, Server
 
 if TYPE_CHECKING:
     import signal
@@ -43,7 +42,7 @@ def memory_folder() -> Path:
         ) from None
 
 
-class Sidecar:
+class Sidecar(Server):
     """One sidecar, for one principal of the lab's realm.
 
     :param directory: where its configuration and, if not told otherwise, its logs go. No secret is in them.
@@ -88,7 +87,6 @@ class Sidecar:
         self._look_every = look_every
         self.log = log or directory / "sidecar.log"
         self.audit = audit or directory / "audit.jsonl"
-        self._process: ChildProcess | None = None
 
     @property
     def configuration(self) -> Path:
@@ -104,25 +102,6 @@ class Sidecar:
     def secrets(self) -> Path:
         """The folder of secret files."""
         return self.shared / "secrets"
-
-    @property
-    def running(self) -> bool:
-        """Whether it is alive."""
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int | None:
-        """The process id while it runs."""
-        return self._process.pid if self._process is not None and self._process.running else None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self, *, ready: bool = True, seconds: float = 60) -> None:
         """Start it and wait until it is ready: everything is published.

@@ -24,7 +24,7 @@ from datakit_lab.errors import LabError
 from datakit_lab.kdc import Kdc
 from datakit_lab.network import holder_of, own_names, port_is_free
 from datakit_lab.postgres import Postgres
-from datakit_lab.processes import ChildProcess
+from datakit_lab.processes import ChildProcess, Server
 from datakit_lab.sidecar import Sidecar, memory_folder
 from datakit_lab.state import LabOptions, LabRecord, LabState, Service
 from datakit_lab.vault import VaultControl, start_vault
@@ -39,9 +39,6 @@ SOURCE_SECRET: Final = "/Databases/airline"  # noqa: S105  # a path in the vault
 _TICK_SECONDS: Final = 0.5
 _DATA_MINUTES: Final = 10
 _log = logging.getLogger("datakit_lab")
-
-
-_Server = Kdc | Postgres | Sidecar | ChildProcess
 
 
 class Supervisor:
@@ -59,7 +56,7 @@ class Supervisor:
             clock_skew=timedelta(seconds=options.clock_skew),
             log=state.logs / "kdc.log",
         )
-        self._running: dict[str, _Server] = {}
+        self._running: dict[str, Server | ChildProcess] = {}
 
     def run(self, stop: threading.Event) -> int:
         """Start everything, watch until ``stop`` is set, stop everything; return the exit code.
@@ -198,7 +195,7 @@ class Supervisor:
         self._state.write(self._record)
         return folder
 
-    def _note(self, name: str, server: _Server, port: int, log: Path) -> None:
+    def _note(self, name: str, server: Server | ChildProcess, port: int, log: Path) -> None:
         self._running[name] = server
         self._record.services[name] = Service(port=port, log=str(log), pid=server.pid)
         self._state.write(self._record)
