@@ -18,6 +18,7 @@ import krb5
 import psycopg
 import pytest
 from datakit_lab.errors import LabError
+from datakit_lab.kdc import Kdc
 from datakit_lab.lifecycle import look
 from datakit_lab.network import free_port
 from datakit_lab.sidecar import memory_folder
@@ -94,6 +95,14 @@ def tickets(lab: Lab) -> list[Any]:
     return list(krb5.cc_resolve(context, f"FILE:{lab.folder}/tickets/svc-datakit".encode()))
 
 
+def places_of(lab: Lab, canary: bytes) -> list[str]:
+    """Return the files of the lab, but the published secrets, and the parts of its processes that hold these bytes."""
+    files = [path for path in lab.folder.rglob("*") if path.is_file() and lab.folder in path.resolve().parents]
+    processes = [Path("/proc", str(pid), part) for pid in lab.pids() for part in ("cmdline", "environ")]
+    assert len(files) > 15
+    return [str(path) for path in [*files, *processes] if canary in path.read_bytes()]
+
+
 def test_everything_answers_and_status_says_so_to_people_and_scripts(lab: Lab) -> None:
     found = lab.status()
     assert found["healthy"]
@@ -132,12 +141,18 @@ def test_the_password_in_the_secrets_opens_the_warehouse_and_is_nowhere_else(lab
         host="localhost", port=lab.ports["postgres"], user="finance", dbname="finance", password=password
     ) as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS bronze")
-    elsewhere = [*lab.folder.rglob("*.json"), *lab.folder.rglob("*.log")]
-    assert elsewhere
-    assert [file for file in elsewhere if password in file.read_text()] == []
-    for pid in lab.pids():
-        assert password not in Path(f"/proc/{pid}/cmdline").read_text()
-        assert password not in Path(f"/proc/{pid}/environ").read_text()
+    assert places_of(lab, password.encode()) == []
+
+
+def test_the_accounts_keys_and_the_sidecars_own_credential_are_in_no_other_file_log_argument_or_environment(
+    lab: Lab, tmp_path: Path
+) -> None:
+    kdc = Kdc(lab.folder / "kdc", port=lab.ports["kdc"])
+    keytab = kdc.keytab(tmp_path / "keytab", "svc-datakit").read_bytes()
+    key = keytab[-20:-4]  # the last entry ends with its key and a version of four bytes
+    assert places_of(lab, key) == []
+    bootstrap = lab.folder / "bootstrap" / "password"
+    assert places_of(lab, bootstrap.read_bytes()) == [str(bootstrap)]
 
 
 def test_the_shared_tickets_are_for_the_labs_servers_only(lab: Lab) -> None:
