@@ -19,15 +19,14 @@ import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from datakit_lab.active_directory._administration import Administration
 from datakit_lab.active_directory._configuration import krb5_conf, smb_conf
 from datakit_lab.errors import LabError, LabUnavailable, ProgramMissing
 from datakit_lab.kdc import Kdc
 from datakit_lab.network import free_port
-from datakit_lab.processes import ChildProcess
+from datakit_lab.processes import ChildProcess, Server
 
 PACKAGES: Final = "samba samba-ad-provision samba-dsdb-modules samba-vfs-modules python3-samba"
 """What Debian calls the programs that this needs. Its services may stay disabled: none of them is used."""
@@ -36,13 +35,13 @@ _CREATE_SECONDS: Final = 300
 _HOUR: Final = timedelta(hours=1)
 
 
-class ActiveDirectory:
+class ActiveDirectory(Server):
     """A domain with one controller.
 
     Everything but :meth:`kinit` and :meth:`service_tickets` works on the database and also while the KDC is stopped.
     A change is in force with the next request.
 
-    :param directory: where its files live (about 60 MB); a new private one, removed by :meth:`close`, if None.
+    :param directory: where its files live (32 MB); a new private one, removed by :meth:`close`, if None.
     :param realm: name of the realm, upper case; its first label is the domain's short name.
     :param ticket_life: life of a ticket; whole hours, as Samba counts. Ask for shorter ones with ``life``.
     :param renewable_life: how long a ticket can be renewed; whole hours.
@@ -71,7 +70,6 @@ class ActiveDirectory:
         self.log = self.directory / "samba.log"
         self.port = 0
         self._made = self.directory / "made"  # written last: a creation that was interrupted starts over
-        self._process: ChildProcess | None = None
         self._administration = Administration(self.directory)
         self._client = Kdc(self.directory, realm=realm, renewable_life=renewable_life)  # never started
 
@@ -79,25 +77,6 @@ class ActiveDirectory:
     def krb5_conf(self) -> Path:
         """The configuration file for clients and services: the value of ``KRB5_CONFIG``."""
         return self._client.krb5_conf
-
-    @property
-    def running(self) -> bool:
-        """Whether the KDC answers."""
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the controller while it runs."""
-        return self._process.pid if self._process is not None and self._process.running else None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start it, creating the domain the first time; after :meth:`stop`, with the same port and accounts.
@@ -161,7 +140,7 @@ class ActiveDirectory:
             shutil.rmtree(self.directory)
 
     def add_service_account(self, name: str, *services: str, password: str | None = None) -> str:
-        """Create a service account as administrators should: AES keys, a password that does not age, never interactive.
+        """Create a service account as administrators should: tickets for it are AES, its password does not age.
 
         :param services: service names that it runs, ``MSSQLSvc/host:1433``.
         :param password: a random one if None, for use with a keytab.

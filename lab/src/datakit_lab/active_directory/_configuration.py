@@ -8,8 +8,7 @@ from typing import Final
 
 from datakit_lab.network import LOOPBACK, own_names
 
-# The default life is what a client asks for; the controller's own is the upper bound. No list of encryption types:
-# whether a client accepts what the controller offers is what tests look at.
+# No list of encryption types, as on most machines: libkrb5 then takes AES and, where an account has nothing else, RC4.
 _KRB5_CONF: Final = """\
 [libdefaults]
     default_realm = {realm}
