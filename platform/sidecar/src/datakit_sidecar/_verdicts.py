@@ -66,7 +66,14 @@ def verdict(code: int, message: str, asked: Asked) -> SidecarError:
 
 def _look_up(code: int, asked: Asked) -> tuple[type[SidecarError], str | None, str | None, str | None]:
     number = code - _BASE
-    if number in (24, 31, 210) and asked.about == "ticket":  # PREAUTH_FAILED, BAD_INTEGRITY, KRB5_PREAUTH_FAILED
+    if number == 210 and asked.about == "ticket":  # KRB5_PREAUTH_FAILED: whether the key was sent is not told
+        return (
+            KeyRefused,
+            "no pre-authentication with this key succeeds",
+            "the keytab holds no encryption type that the account has, or the key is an old one",
+            "export the keytab again with all types (ktpass -crypto All); this one is not tried again",
+        )
+    if number in (24, 31) and asked.about == "ticket":  # PREAUTH_FAILED, BAD_INTEGRITY
         return (
             KeyRefused,
             "the KDC refuses the key",

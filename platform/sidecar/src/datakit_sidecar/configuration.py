@@ -121,6 +121,7 @@ def _vault(section: Section) -> tuple[VaultSettings | None, float]:
         "proxy": section.optional("proxy", values.word),
         "timeout": section.take("timeout", values.seconds, 10.0),
         "allow_http": section.take("allow_http", values.flag, False),
+        "max_bytes": section.take("max_bytes", values.size, 4 << 20),
         "comment": section.optional("comment", values.word),
         "checkout": section.take("checkout", values.flag, False),
     }

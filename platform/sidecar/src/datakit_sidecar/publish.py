@@ -221,7 +221,7 @@ class Publisher:
         """
         try:
             info = path.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # publishing says what is wrong with the folder
             return
         if not stat.S_ISREG(info.st_mode):
             kind = "a link" if stat.S_ISLNK(info.st_mode) else "a folder or device"

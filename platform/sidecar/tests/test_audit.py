@@ -1,0 +1,347 @@
+"""The audit log: what is in it, and that nobody changes it unseen."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datakit_sidecar import audit
+from datakit_sidecar.audit import AuditLog, verify
+from datakit_sidecar.errors import AuditFailed
+from datakit_sidecar.settings import AuditSettings
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def log(file: Path | None, *, stream: Any = None, **options: Any) -> AuditLog:
+    settings = AuditSettings(file=file, stdout=stream is not None, sync=False, **options)
+    return AuditLog(settings, stream=stream, now=lambda: 1_800_000_000.0)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A log of ten lines."""
+    path = tmp_path / "audit.jsonl"
+    write(path, 10)
+    return path
+
+
+def write(path: Path, lines: int, **options: Any) -> None:
+    written = log(path, **options)
+    for number in range(lines - 1):
+        written.write("ticket.renewed", principal="svc@A", ends=number)
+    written.write("stop", reason="SIGTERM")
+    written.close()
+
+
+def lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_an_untouched_log_is_whole(file: Path) -> None:
+    found = verify(file)
+
+    assert (found.lines, found.problems, found.notes) == (10, (), ())
+    assert found.head[0] == 10
+
+
+def test_each_line_is_json_with_a_number_a_time_and_an_event(file: Path) -> None:
+    entry = json.loads(lines(file)[1])
+
+    assert entry["n"] == 2
+    assert entry["at"] == "2027-01-15T08:00:00.000000Z"
+    assert entry["event"] == "ticket.renewed"
+
+
+def _change(content: list[bytes]) -> None:
+    content[4] = content[4].replace(b'"ends":4', b'"ends":5')
+
+
+def _remove(content: list[bytes]) -> None:
+    del content[4]
+
+
+def _remove_two(content: list[bytes]) -> None:
+    del content[4:6]
+
+
+def _remove_first(content: list[bytes]) -> None:
+    del content[0]
+
+
+def _swap(content: list[bytes]) -> None:
+    content[4], content[5] = content[5], content[4]
+
+
+def _double(content: list[bytes]) -> None:
+    content.insert(5, content[4])
+
+
+def _cut(content: list[bytes]) -> None:
+    content[-1] = content[-1][:40]
+
+
+def _renumber(content: list[bytes]) -> None:
+    content[0] = content[0].replace(b'"previous":"00', b'"previous":"01')
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_change, ":6: the line before this one (line number 5) was changed"),
+        (_remove, ":5: line number 5 is missing before this line"),
+        (_remove_two, ":5: line numbers 5 to 6 are missing before this line"),
+        (_swap, ":5: line number 5 is missing before this line"),
+        (_double, ":6: line number 5 is out of order or twice"),
+        (_cut, ":10: the line is cut off or changed: it is no audit line, and the file ends in it"),
+        (_renumber, ":1: the first line was changed"),
+    ],
+)
+def test_damage_is_found_and_located(file: Path, damage: Callable[[list[bytes]], None], words: str) -> None:
+    content = lines(file)
+    damage(content)
+    file.write_bytes(b"".join(content))
+
+    problems = verify(file).problems
+
+    assert problems
+    assert words in problems[0]
+
+
+def test_a_log_without_its_beginning_says_so(file: Path) -> None:
+    content = lines(file)
+    _remove_first(content)
+    file.write_bytes(b"".join(content))
+
+    found = verify(file)
+
+    assert found.problems == ()
+    assert "begins at line number 2" in found.notes[0]
+
+
+def test_lines_cut_off_at_the_end_show_as_a_missing_stop_and_another_head(house: Any, file: Path) -> None:
+    head = verify(file).head
+    file.write_bytes(b"".join(lines(file)[:-2]))
+
+    assert 'not "stop"' in verify(file).notes[0]
+    done = house.command("verify-audit", file, "--head", f"{head[0]}:{head[1]}")
+    assert done.returncode == 77
+    assert f"not {head[0]}:" in done.stdout
+
+
+@given(place=st.integers(0, 1500), value=st.integers(0, 255))
+def test_no_byte_but_of_the_last_line_is_changed_unseen(
+    tmp_path_factory: pytest.TempPathFactory, place: int, value: int
+) -> None:
+    path = tmp_path_factory.mktemp("audit") / "audit.jsonl"
+    write(path, 10)
+    data = bytearray(path.read_bytes())
+    last = data.rindex(b"\n", 0, len(data) - 1)
+    place %= last
+    if data[place] == value:
+        value ^= 1
+    data[place] = value
+    path.write_bytes(data)
+
+    assert verify(path).problems
+
+
+def test_the_chain_goes_on_after_a_restart(file: Path) -> None:
+    write(file, 5)
+
+    found = verify(file)
+
+    assert (found.lines, found.problems) == (15, ())
+
+
+def test_the_chain_goes_on_in_a_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    write(path, 50, rotate_at=1000)
+
+    found = verify(path)
+
+    assert len(audit.rotated(path)) > 3
+    assert (found.lines, found.problems, found.head[0]) == (50, (), 50)
+    assert all(each.stat().st_size <= 1000 for each in (path, *audit.rotated(path)))
+
+
+def test_a_removed_older_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    write(path, 50, rotate_at=1000)
+    audit.rotated(path)[1].unlink()
+
+    assert "are missing before this line" in verify(path).problems[0]
+
+
+def test_as_many_older_files_are_kept_as_told(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    write(path, 50, rotate_at=1000, keep=2)
+
+    assert len(audit.rotated(path)) == 2
+    assert verify(path).problems == ()
+
+
+def test_the_chain_goes_on_after_a_restart_that_finds_a_full_file(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    for _ in range(10):
+        write(path, 7, rotate_at=1000, keep=0)
+
+    assert (verify(path).lines, verify(path).problems) == (70, ())
+
+
+def test_a_line_that_a_crash_cut_off_stays_as_evidence(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b'{"n":11,"at":"2027')
+    write(file, 3)
+
+    found = verify(file)
+
+    assert found.lines == 14
+    assert len(found.problems) == 1
+    assert ":11: the line is cut off or changed" in found.problems[0]
+
+
+def test_a_disk_that_is_full_keeps_the_line_for_later_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    written = log(path)
+    written.write("start")
+    real = os.write
+    failing = True
+
+    def full(descriptor: int, data: bytes) -> int:
+        return real(descriptor, data[:7]) if failing else real(descriptor, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", full)
+        written.write("ticket.issued")
+        assert written.trouble is not None
+        assert "No space left" in written.trouble
+        failing = False
+        written.retry()
+    written.write("stop")
+    written.close()
+
+    assert written.trouble is None
+    assert (verify(path).lines, verify(path).problems) == (3, ())
+
+
+def test_a_file_that_cannot_be_opened_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(AuditFailed, match=r"cannot be written: No such file or directory"):
+        log(tmp_path / "nowhere/audit.jsonl")
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "audit.jsonl").symlink_to(tmp_path / "victim")
+
+    with pytest.raises(AuditFailed):
+        log(tmp_path / "audit.jsonl")
+    assert not (tmp_path / "victim").exists()
+
+
+def test_threads_write_one_chain(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    written = log(path)
+    threads = [threading.Thread(target=lambda: [written.write("ticket.renewed") for _ in range(50)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    written.close()
+
+    assert (verify(path).lines, verify(path).problems) == (400, ())
+
+
+class _Stalled(io.StringIO):
+    """Standard output whose reader has stopped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.released.wait()
+        return super().write(text)
+
+
+def test_a_reader_of_standard_output_that_stalls_stops_nothing(tmp_path: Path) -> None:
+    stream = _Stalled()
+    written = log(tmp_path / "audit.jsonl", stream=stream)
+
+    for _ in range(12_000):
+        written.write("ticket.renewed")
+
+    assert written.lost_copies > 0
+    written.close()
+    stream.released.set()
+    assert verify(tmp_path / "audit.jsonl").lines == 12_000
+
+
+def test_a_copy_on_standard_output_is_the_same_chain(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    written = log(tmp_path / "audit.jsonl", stream=stream)
+    written.write("start")
+    written.write("stop")
+    written.close()
+
+    assert stream.getvalue().encode() == (tmp_path / "audit.jsonl").read_bytes()
+
+
+def test_a_day_of_the_sidecar_is_one_chain_over_restarts(house: Any) -> None:
+    for _ in range(2):
+        sidecar = house.start()
+        sidecar.wait_until_ready()
+        sidecar.stop()
+
+    done = house.command("verify-audit", house.audit_file)
+
+    assert done.returncode == 0, done.stdout
+    assert "0 problems" in done.stdout
+    events = [json.loads(line)["event"] for line in house.audit_file.read_text().splitlines()]
+    assert events.count("start") == events.count("stop") == 2
+    assert {"vault.read", "key.fetched", "ticket.issued", "tickets.published"} <= set(events)
+
+
+def test_verification_answers_scripts_in_json(house: Any, file: Path) -> None:
+    content = lines(file)
+    _change(content)
+    file.write_bytes(b"".join(content))
+
+    done = house.command("verify-audit", file, "--json")
+
+    assert done.returncode == 77
+    answer = json.loads(done.stdout)
+    assert not answer["ok"]
+    assert len(answer["problems"]) == 1
+
+
+def test_a_sidecar_whose_audit_file_fails_is_not_ready_and_serves_on(house: Any) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a full file system needs a mount")
+    import subprocess
+
+    small = house.folder / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", small], check=False).returncode:
+        pytest.skip("this root may not mount")
+    try:
+        house.configuration["audit"]["file"] = str(small / "audit.jsonl")
+        (small / "ballast").write_bytes(b"x" * 4096)
+        sidecar = house.start()
+        sidecar.wait_until(house.cache.exists)
+        (small / "audit.jsonl").write_bytes(b"y" * 4090)
+        house.rotate()
+
+        sidecar.wait_until(lambda: "audit:" in str(sidecar.state()["reasons"]))
+
+        assert "No space left" in str(sidecar.state()["reasons"])
+        assert house.cache.exists()
+        (small / "ballast").unlink()
+        sidecar.wait_until_ready()
+        sidecar.stop()
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)

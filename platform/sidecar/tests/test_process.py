@@ -1,0 +1,144 @@
+"""The process itself: how it ends, and what it keeps from others."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_within_a_second_while_a_kdc_call_hangs(house: Any, number: signal.Signals) -> None:
+    with house.kdc.silent():
+        sidecar = house.start()
+        sidecar.wait_until(lambda: "key.fetched" in [line["event"] for line in sidecar.audit()])
+        time.sleep(0.3)
+        began = time.monotonic()
+
+        sidecar.signal(number)
+        sidecar.wait_until(lambda: True)
+        while sidecar.exit_code is None:
+            time.sleep(0.01)
+
+        assert time.monotonic() - began < 1
+        assert sidecar.exit_code == 0
+        assert sidecar.audit()[-1]["event"] == "stop"
+        assert sidecar.audit()[-1]["reason"] == number.name
+
+
+def test_it_ends_within_a_second_while_the_vault_hangs(house: Any) -> None:
+    house.vault.fault("slow", seconds=30)
+    sidecar = house.start()
+    sidecar.wait_until(lambda: len(house.vault.requests) > 0 or sidecar.is_ready() or _listens(sidecar))
+    time.sleep(0.5)
+    began = time.monotonic()
+
+    assert sidecar.stop() == 0
+
+    assert time.monotonic() - began < 1.5
+
+
+def _listens(sidecar: Any) -> bool:
+    from datakit_sidecar.errors import NotReady
+
+    try:
+        return bool(sidecar.port)
+    except NotReady:
+        return False
+
+
+def test_it_gives_no_core_dump_and_cannot_be_traced(house: Any) -> None:
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+    process = Path(f"/proc/{sidecar.pid}")
+
+    limits = (process / "limits").read_text()
+    status = (process / "status").read_text()
+
+    assert re.search(r"Max core file size\s+0\s+0", limits)
+    assert re.search(r"NoNewPrivs:\s+1", status)
+    assert re.search(r"Umask:\s+0077", status)
+
+
+def test_another_process_of_the_user_cannot_look_into_its_memory(house: Any) -> None:
+    import ctypes
+
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+
+    # PR_GET_DUMPABLE of another process cannot be asked; root owns /proc/PID of one that is not dumpable
+    import subprocess
+    import sys
+
+    code = f"open('/proc/{sidecar.pid}/mem', 'rb')"
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if ctypes.CDLL(None).geteuid() == 0 else []
+    done = subprocess.run([*user, sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert "Permission" in done.stderr or "not permitted" in done.stderr
+
+
+def test_a_second_sidecar_on_the_same_port_is_told_who_to_look_for(house: Any) -> None:
+    first = house.start()
+    first.wait_until_ready()
+    house.configuration["health"]["port"] = first.port
+    house.configuration["publish"] = {
+        "tickets": str(house.volume / "other/tickets"),
+        "secrets": str(house.volume / "other/secrets"),
+    }
+
+    done = house.command("run", "--config", house.write())
+
+    assert done.returncode == 78
+    assert f"ss -lntp 'sport = :{first.port}'" in done.stderr
+
+
+def test_a_mistake_has_no_traceback(house: Any) -> None:
+    house.configuration["vault"]["urll"] = "x"
+
+    done = house.once()
+
+    assert done.returncode == 78
+    assert "Traceback" not in done.stderr
+    assert re.search(r"sidecar\.yaml:\d+:\d+: vault has no key 'urll'", done.stderr)
+
+
+def test_errors_are_json_for_scripts(house: Any) -> None:
+    import json
+
+    house.configuration["vault"]["urll"] = "x"
+
+    done = house.once("--json")
+
+    assert json.loads(done.stderr.splitlines()[-1])["exit_code"] == 78
+
+
+@pytest.mark.parametrize("arguments", [["--timeout", "5"], ["--nonsense"]])
+def test_a_wrong_option_is_a_configuration_error(house: Any, arguments: list[str]) -> None:
+    assert house.once(*arguments).returncode == 78
+
+
+def test_memory_and_files_do_not_grow_with_renewals(hasty_house: Any) -> None:
+    sidecar = hasty_house.start()
+    sidecar.wait_until_ready()
+    name = 'datakit_sidecar_tickets_renewed_total{principal="svc-datakit@LAB.TEST"}'
+
+    def renew(times: int) -> None:
+        for _ in range(times):
+            before = sidecar.metrics()[name]
+            sidecar.signal(signal.SIGUSR1)
+            sidecar.wait_until(lambda before=before: sidecar.metrics()[name] > before)
+
+    renew(20)
+    files, memory = _files(sidecar), sidecar.memory()
+    renew(60)
+
+    assert _files(sidecar) <= files + 1
+    assert sidecar.memory() <= memory + 512 * 1024
+
+
+def _files(sidecar: Any) -> int:
+    return len(list(Path(f"/proc/{sidecar.pid}/fd").iterdir()))

@@ -1,0 +1,262 @@
+"""Who may read what is published, and what is never written over."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datakit_sidecar.errors import PathTaken, PublishFailed, UnsafeVolume
+from datakit_sidecar.publish import Publisher, filesystem_of
+from datakit_sidecar.settings import PublishSettings
+from datakit_vault import Secret
+
+STRANGER = 12345
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
+
+
+def publisher(folder: Path, **options: Any) -> Publisher:
+    settings = PublishSettings(tickets=folder / "tickets", secrets=folder / "secrets", **options)
+    made = Publisher(settings)
+    made.prepare(settings.tickets, settings.secrets)
+    return made
+
+
+def mode(path: Path) -> str:
+    return f"{stat.S_IMODE(path.stat().st_mode):04o}"
+
+
+def test_only_the_same_user_reads_by_default(volume: Path) -> None:
+    folder = volume / "secrets/finance-db"
+
+    publisher(volume).publish_secret(folder, "password", Secret(b"x"))
+
+    assert [mode(path) for path in (volume / "secrets", folder, folder / "password")] == ["0700", "0700", "0600"]
+
+
+@needs_root
+def test_a_group_may_read_if_it_is_named(volume: Path) -> None:
+    folder = volume / "secrets/finance-db"
+
+    publisher(volume, mode=0o640, gid=2000).publish_secret(folder, "password", Secret(b"x"))
+
+    assert [mode(path) for path in (folder, folder / "password")] == ["0750", "0640"]
+    assert {path.stat().st_gid for path in (volume / "secrets", folder, folder / "password")} == {2000}
+    reader = ["setpriv", "--reuid=1002", "--regid=2000", "--clear-groups", "cat", folder / "password"]
+    volume.chmod(0o711)
+    assert subprocess.run(reader, capture_output=True, check=True).stdout == b"x"
+    other = ["setpriv", "--reuid=1003", "--regid=3000", "--clear-groups", "cat", folder / "password"]
+    assert subprocess.run(other, capture_output=True, check=False).returncode
+
+
+@needs_root
+def test_another_user_may_read_if_it_is_named(volume: Path) -> None:
+    folder = volume / "secrets/finance-db"
+    volume.chmod(0o711)
+
+    publisher(volume, uid=1002).publish_secret(folder, "password", Secret(b"x"))
+
+    reader = ["setpriv", "--reuid=1002", "--regid=1002", "--clear-groups", "cat", folder / "password"]
+    assert subprocess.run(reader, capture_output=True, check=True).stdout == b"x"
+
+
+@needs_root
+def test_a_group_that_the_sidecar_is_not_in_is_told_before_anything_is_asked_for(house: Any) -> None:
+    house.configuration["publish"] |= {"mode": "0640", "gid": 2000}
+    house.volume.chmod(0o777)
+    house.folder.chmod(0o777)
+
+    done = as_nobody(house)
+
+    assert done.returncode == 75
+    assert "may not give files to uid -1, gid 2000" in done.stderr
+    assert "supplementalGroups" in done.stderr
+    assert house.vault.requests == ()
+
+
+def as_nobody(house: Any) -> subprocess.CompletedProcess[str]:
+    import sys
+
+    for path in house.folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    for path in (house.folder, *house.folder.parents):
+        if path.stat().st_uid == 0 and path != Path("/"):
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o011)
+    house.configuration["audit"] = {}
+    command = [sys.executable, "-m", "datakit_sidecar.cli", "once", "--config", str(house.write())]
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    return subprocess.run([*user, *command], capture_output=True, text=True, check=False, timeout=60)
+
+
+@needs_root
+def test_an_unprivileged_sidecar_publishes(house: Any) -> None:
+    house.volume.chmod(0o777)
+
+    done = as_nobody(house)
+
+    assert done.returncode == 0, done.stderr
+    assert house.cache.stat().st_uid == 65534
+
+
+@needs_root
+def test_somebody_elses_file_is_not_replaced(house: Any) -> None:
+    house.cache.parent.mkdir()
+    house.cache.write_text("a stranger's")
+    os.chown(house.cache, STRANGER, STRANGER)
+
+    done = house.once("--timeout", "5s")
+
+    assert done.returncode == 78
+    assert f"the file belongs to uid {STRANGER}" in done.stderr
+    assert str(house.cache) in done.stderr
+    assert house.cache.read_text() == "a stranger's"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_what_is_no_file_is_not_replaced(volume: Path, kind: str) -> None:
+    made, target = publisher(volume), volume / "tickets/svc"
+    victim = volume / "victim"
+    victim.write_text("precious")
+    if kind == "link":
+        target.symlink_to(victim)
+    else:
+        target.mkdir()
+
+    with pytest.raises(PathTaken):
+        made.publish_text(target, "x")
+
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_on_a_disk_is_refused(tmp_path: Path) -> None:
+    assert filesystem_of(tmp_path) not in {"tmpfs", "ramfs"}, "this test wants a temporary folder on a disk"
+
+    with pytest.raises(UnsafeVolume, match="medium: Memory"):
+        publisher(tmp_path)
+
+
+def test_a_folder_on_a_disk_is_accepted_if_that_is_asked_for(tmp_path: Path) -> None:
+    publisher(tmp_path, allow_disk=True).publish_text(tmp_path / "tickets/krb5.conf", "x")
+
+    assert (tmp_path / "tickets/krb5.conf").read_text() == "x"
+
+
+def test_a_disk_is_refused_before_vault_and_kdc_are_asked(house: Any) -> None:
+    house.configuration["publish"] = {
+        "tickets": str(house.folder / "tickets"),
+        "secrets": str(house.folder / "secrets"),
+    }
+
+    done = house.once()
+
+    assert done.returncode == 78
+    assert "which is not memory" in done.stderr
+    assert house.vault.requests == ()
+
+
+def test_two_sidecars_do_not_publish_in_one_folder(house: Any) -> None:
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+
+    done = house.once()
+
+    assert done.returncode == 78
+    assert "another datakit-sidecar publishes here" in done.stderr
+    assert house.cache.exists()
+
+
+def test_a_folder_that_is_open_to_everybody_is_doubtful(volume: Path) -> None:
+    (volume / "tickets").mkdir()
+    (volume / "tickets").chmod(0o777)
+    settings = PublishSettings(tickets=volume / "tickets")
+
+    (doubt,) = Publisher(settings).prepare(settings.tickets)
+
+    assert "open to everybody (mode 0777)" in doubt
+
+
+@needs_root
+def test_a_full_volume_leaves_the_old_file_as_it_was(tmp_path: Path) -> None:
+    volume = tmp_path / "small"
+    volume.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", volume], check=False).returncode:
+        pytest.skip("this root may not mount")
+    try:
+        made, folder = publisher(volume), volume / "secrets/db"
+        made.publish_secret(folder, "password", Secret(b"old"))
+
+        with pytest.raises(PublishFailed, match="No space left"):
+            made.publish_secret(folder, "password", Secret(b"n" * 100_000))
+
+        assert (folder / "password").read_bytes() == b"old"
+        assert [path.name for path in folder.iterdir()] == ["password"]
+        made.close(destroy=True)
+    finally:
+        subprocess.run(["umount", volume], check=True)
+
+
+def test_after_it_is_closed_nothing_is_published(volume: Path) -> None:
+    made = publisher(volume)
+    made.publish_text(volume / "tickets/a", "x")
+
+    assert made.close(destroy=True) == 1
+
+    assert not made.publish_text(volume / "tickets/b", "x")
+    assert not (volume / "tickets").exists()
+
+
+def test_it_may_leave_what_it_published(house: Any) -> None:
+    house.configuration["publish"]["leave"] = True
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+
+    sidecar.stop()
+
+    assert house.cache.exists()
+
+
+def test_leftovers_of_a_killed_process_are_swept(house: Any) -> None:
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+    sidecar.kill()
+    (house.cache.parent / ".datakit-new-0123456789abcdef").write_text("half a ticket")
+    assert house.cache.exists(), "a ticket is served on while the sidecar is restarted"
+
+    sidecar.start()
+
+    sidecar.wait_until_ready()
+    assert [path.name for path in house.cache.parent.glob(".datakit-new-*")] == []
+
+
+def test_a_second_principal_has_a_cache_of_its_own(house: Any) -> None:
+    house.kdc.add_principal("svc-other")
+    house.vault.add_secret("/Kerberos/svc-other", {"keytab": house.keytab("svc-other")})
+    house.configuration["principals"].append(
+        {"name": "svc-other", "keytab": {"secret": "/Kerberos/svc-other"}, "share": "tgt"}
+    )
+    from datakit.credentials.tickets import describe_ticket
+
+    assert house.once().returncode == 0
+
+    first, second = (describe_ticket(str(house.volume / "tickets" / name)) for name in ("svc-datakit", "svc-other"))
+    assert first is not None
+    assert second is not None
+    assert not any(ticket.is_granting for ticket in first.tickets)
+    assert any(ticket.is_granting for ticket in second.tickets)
+    assert second.principal == "svc-other@LAB.TEST"
+
+
+def test_an_unknown_service_does_not_hold_back_the_others(house: Any) -> None:
+    house.configuration["principals"][0]["services"].append("MSSQLSvc/typo.lab.test:1433")
+    sidecar = house.start()
+    sidecar.wait_until(house.cache.exists)
+
+    sidecar.wait_until(lambda: "typo" in str(sidecar.state()["reasons"]))
+    (reason,) = sidecar.state()["reasons"]
+    assert "does not know the service MSSQLSvc/typo.lab.test:1433" in reason
+    from datakit.credentials.tickets import check_ticket
+
+    assert check_ticket("svc-datakit@LAB.TEST", ["MSSQLSvc/sql01.lab.test:1433"], name=str(house.cache)) is not None
