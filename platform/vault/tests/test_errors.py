@@ -166,13 +166,13 @@ def test_states_that_the_double_does_not_play_are_explained_too(state: str) -> N
     from datakit_vault import SecretAccess
     from datakit_vault._answers import explain_denial
 
-    error = explain_denial(SVC, "vault", 400, "API_AccessDenied", SecretAccess(state))
+    refusal = explain_denial(400, "API_AccessDenied", SecretAccess(state))
     expected = {
         "RequiresDoubleLockPassword": errors.SecretDenied,
         "RequiresCheckoutPendingRPC": errors.CheckedOut,
         "SomethingNew": errors.SecretDenied,
     }
-    assert type(error) is expected[state]
+    assert refusal.kind is expected[state]
 
 
 def test_the_retry_waits_as_the_vault_asks(

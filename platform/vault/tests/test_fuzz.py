@@ -95,7 +95,7 @@ class AnyAnswer(StubTransport):
         return Response(status, names, Secret(body), framed)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     drawn=st.lists(answers, min_size=1, max_size=4),
     login=st.sampled_from([True, True, True, False]),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
@@ -209,7 +210,7 @@ def not_understood(what: str, host: str, reference: Reference | None = None) -> 
     """Return the error for an answer of status 200 that is not what was asked for."""
     return errors.AnswerBroken(
         what,
-        subject=f"secret {reference} at {host}" if reference else host,
+        subject=subject_of(reference, host) if reference else host,
         cause="it was cut off on the way, or another program answers",
         fix="try it again; if it lasts, look at the URL and what stands before the vault",
         reference=reference,
@@ -217,127 +218,116 @@ def not_understood(what: str, host: str, reference: Reference | None = None) -> 
     )
 
 
-def explain_denial(
-    reference: Reference, host: str, status: int, code: str | None, access: SecretAccess | None
-) -> errors.VaultError:
-    """Return the error for an answer that refuses a secret.
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A reason why a secret cannot be read, and the words for it."""
+
+    kind: type[errors.VaultError]
+    what: str
+    cause: str
+    fix: str
+
+    def error(
+        self, reference: Reference, host: str, *, status: int | None = None, code: str | None = None
+    ) -> errors.VaultError:
+        """Return the error for a secret at a host."""
+        return self.kind(
+            self.what,
+            subject=subject_of(reference, host),
+            cause=self.cause,
+            fix=self.fix,
+            reference=reference,
+            status=status,
+            error_code=code,
+        )
+
+
+DENIED: Final = Refusal(
+    errors.SecretDenied,
+    "the account may not read it",
+    "it lacks the View permission, or the secret was deleted or moved: the vault does not tell these apart",
+    "let the secret's owner look at its permissions (Sharing), and at the id or path",
+)
+NOT_FOUND: Final = Refusal(
+    errors.SecretNotFound,
+    "there is no such secret",
+    "deleted, moved or renamed, or a typing error; names are looked up by their full path",
+    "look it up in the vault, and correct the id or path",
+)
+INACTIVE: Final = Refusal(
+    errors.SecretInactive,
+    "it is deactivated",
+    "somebody deleted it in the vault",
+    "have it activated, or name another",
+)
+CHECKOUT: Final = Refusal(
+    errors.CheckoutRequired,
+    "it must be checked out before it is read, and that is not allowed here",
+    "checkout is on for it; while it is checked out, nobody else can read it",
+    "turn checkout off for it, or set checkout if its password does not change on check-in",
+)
+COMMENT: Final = Refusal(
+    errors.CommentRequired, "whoever reads it must say why", "it requires a comment", "set the comment to give"
+)
+APPROVAL: Final = Refusal(
+    errors.ApprovalRequired,
+    "somebody must approve the access first",
+    "it requires approval, which a program cannot wait for",
+    "exempt this account from the approval, or name another secret",
+)
+_LOCKED: Final = Refusal(
+    errors.SecretDenied,
+    "it is locked with a password of its own",
+    "DoubleLock (QuantumLock) is on for it, which no program can open",
+    "turn it off for this secret, or name another",
+)
+_CHANGING: Final = Refusal(
+    errors.CheckedOut, "its password is being changed", "it was just checked in", "try it again in a minute"
+)
+_TAKEN: Final = Refusal(
+    errors.CheckedOut,
+    "another user has checked it out",
+    "somebody works with it, or a checkout was never ended",
+    "wait, or have it checked in",
+)
+
+_OF_STATE: Final = {
+    # the states of a secret, as GET /v1/secrets/{id}/state names them
+    "RequiresApproval": APPROVAL,
+    "RequiresCheckout": CHECKOUT,
+    "RequiresCheckoutAndComment": CHECKOUT,
+    "RequiresCheckoutPendingRPC": _CHANGING,
+    "RequiresComment": COMMENT,
+    "RequiresDoubleLockPassword": _LOCKED,
+    "CreateDoubleLockPassword": _LOCKED,
+    "DoubleLockNoAccess": _LOCKED,
+    "CannotView": DENIED,
+    "RequiresUndelete": INACTIVE,
+}
+_OF_CODE: Final = {"checkout": CHECKOUT, "comment": COMMENT, "approval": APPROVAL, "notfound": NOT_FOUND}
+"""What a code is about, by a word in it: codes are not documented, so a part of one must do."""
+
+
+def explain_denial(status: int, code: str | None, access: SecretAccess | None) -> Refusal:
+    """Return why an answer refuses a secret.
 
     The vault answers most refusals with status 400 and ``API_AccessDenied``; what stands behind it is in ``access``,
     the secret's state, as far as the vault tells it.
     """
-    subject = f"secret {reference} at {host}"
-    about: dict[str, Any] = {"subject": subject, "reference": reference, "status": status, "error_code": code}
     if access is not None and access.checked_out_by_other:
-        return errors.CheckedOut(
-            "another user has checked it out",
-            cause="somebody works with it, or a checkout was never ended",
-            fix="wait, or have it checked in",
-            **about,
-        )
-    obstacle = None if access is None else access.obstacle
-    if obstacle is not None and obstacle in _OBSTACLES:
-        return _OBSTACLES[obstacle](about)
+        return _TAKEN
+    if access is not None and access.obstacle in _OF_STATE:
+        return _OF_STATE[access.obstacle]
     if access is not None and access.active is False:
-        return _inactive(about)
-    return _OF_CODE.get(_kind_of(status, code), _denied)(about)
+        return INACTIVE
+    name = (code or "").lower().replace("_", "")
+    of_code = next((refusal for word, refusal in _OF_CODE.items() if word in name), None)
+    return of_code or (NOT_FOUND if status == HTTPStatus.NOT_FOUND else DENIED)
 
 
-def _kind_of(status: int, code: str | None) -> str:
-    name = (code or "").lower()
-    for word in ("checkout", "comment", "approval", "notfound"):
-        if word in name.replace("_", ""):
-            return word
-    return "notfound" if status == HTTPStatus.NOT_FOUND else "denied"
-
-
-def _denied(about: dict[str, Any]) -> errors.VaultError:
-    return errors.SecretDenied(
-        "the account may not read it",
-        cause="it lacks the View permission, or the secret was deleted or moved: the vault does not tell these apart",
-        fix="let the secret's owner look at its permissions (Sharing), and at the id or path",
-        **about,
-    )
-
-
-def _not_found(about: dict[str, Any]) -> errors.VaultError:
-    return errors.SecretNotFound(
-        "there is no such secret",
-        cause="deleted, moved or renamed, or a typing error; names are looked up by their full path",
-        fix="look it up in the vault, and correct the id or path",
-        **about,
-    )
-
-
-def _inactive(about: dict[str, Any]) -> errors.VaultError:
-    return errors.SecretInactive(
-        "it is deactivated", cause="somebody deleted it in the vault", fix="have it activated, or name another", **about
-    )
-
-
-def checkout_required(about: dict[str, Any]) -> errors.VaultError:
-    """Return the error for a secret that must be checked out first."""
-    return errors.CheckoutRequired(
-        "it must be checked out before it is read, and that is not allowed here",
-        cause="checkout is on for it; while it is checked out, nobody else can read it",
-        fix="turn checkout off for it, or set checkout if its password does not change on check-in",
-        **about,
-    )
-
-
-def comment_required(about: dict[str, Any]) -> errors.VaultError:
-    """Return the error for a secret whose readers must say why."""
-    return errors.CommentRequired(
-        "whoever reads it must say why", cause="it requires a comment", fix="set the comment to give", **about
-    )
-
-
-def _approval(about: dict[str, Any]) -> errors.VaultError:
-    return errors.ApprovalRequired(
-        "somebody must approve the access first",
-        cause="it requires approval, which a program cannot wait for",
-        fix="exempt this account from the approval, or name another secret",
-        **about,
-    )
-
-
-def _locked(about: dict[str, Any]) -> errors.VaultError:
-    return errors.SecretDenied(
-        "it is locked with a password of its own",
-        cause="DoubleLock (QuantumLock) is on for it, which no program can open",
-        fix="turn it off for this secret, or name another",
-        **about,
-    )
-
-
-def _pending(about: dict[str, Any]) -> errors.VaultError:
-    return errors.CheckedOut(
-        "its password is being changed", cause="it was just checked in", fix="try it again in a minute", **about
-    )
-
-
-_Explain = Callable[[dict[str, Any]], errors.VaultError]
-
-_OF_CODE: Final[dict[str, _Explain]] = {
-    "checkout": checkout_required,
-    "comment": comment_required,
-    "approval": _approval,
-    "notfound": _not_found,
-    "denied": _denied,
-}
-
-_OBSTACLES: Final[dict[str, _Explain]] = {
-    # the states of a secret, as GET /v1/secrets/{id}/state names them
-    "RequiresApproval": _approval,
-    "RequiresCheckout": checkout_required,
-    "RequiresCheckoutAndComment": checkout_required,
-    "RequiresCheckoutPendingRPC": _pending,
-    "RequiresComment": comment_required,
-    "RequiresDoubleLockPassword": _locked,
-    "CreateDoubleLockPassword": _locked,
-    "DoubleLockNoAccess": _locked,
-    "CannotView": _denied,
-    "RequiresUndelete": _inactive,
-}
+def subject_of(reference: Reference, host: str) -> str:
+    """Return how errors name a secret."""
+    return f"secret {reference} at {host}"
 
 
 def refuse_rotation(record: SecretRecord, host: str, *, checked_out: bool) -> NoReturn:
@@ -348,7 +338,7 @@ def refuse_rotation(record: SecretRecord, host: str, *, checked_out: bool) -> No
     """
     raise errors.RotatesWhenRead(
         "reading it would change its password, and break whoever uses it now",
-        subject=f"secret {record.reference} at {host}",
+        subject=subject_of(record.reference, host),
         cause="'change password on check-in' is on for it"
         + ("; it is checked out now, and checking it in would change it" if checked_out else ""),
         fix="turn 'change password on check-in' off for it"

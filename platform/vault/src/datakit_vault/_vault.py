@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from http import HTTPStatus
 from types import TracebackType
@@ -26,6 +27,29 @@ Source: TypeAlias = Reference | SecretRecord
 
 _NO_CHECKOUT: Final = {"noAutoCheckout": "true"}
 _DENIALS: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked about a secret: the path after its id, and how."""
+
+    path: str = ""
+    version: int = 1
+    method: str = "GET"
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+
+    def request(self, grant: Grant, reference: Reference) -> Request:
+        """Return the request; a secret that is named by its path has the id 0 and the path in the query."""
+        query = {**self.query, "secretPath": reference.vault_path} if reference.parts else self.query
+        url = f"{grant.base}/api/v{self.version}/secrets/{reference.secret_id or 0}{self.path}"
+        return Request(
+            self.method,
+            f"{url}?{urlencode(query, quote_via=quote)}" if query else url,
+            token=grant.token,
+            body=None if self.body is None else Secret(json.dumps(self.body).encode()),
+            content_type=None if self.body is None else "application/json",
+        )
 
 
 class Vault:
@@ -87,9 +111,9 @@ class Vault:
         :raises RotatesWhenRead: it had to be checked out to learn that checking it in changes the password.
         :raises VaultError: see :mod:`datakit_vault.errors`.
         """
-        response = self._ask("GET", 2, reference, "", _NO_CHECKOUT)
+        response = self._ask(reference, _Question(version=2, query=_NO_CHECKOUT))
         if response.status in _DENIALS:
-            response = self._look_closer(reference, response)
+            return self._look_closer(reference, response)
         return self._record_of(reference, response)
 
     def access(self, reference: Reference) -> SecretAccess | None:
@@ -97,7 +121,7 @@ class Vault:
 
         :raises VaultError: the vault cannot be asked.
         """
-        response = self._ask("GET", 1, reference, "/state", {})
+        response = self._ask(reference, _Question("/state"))
         return _answers.read_access(response.body, self._key) if response.status == HTTPStatus.OK else None
 
     def read(self, source: Source, field: str, *, allow_rotation: bool = False) -> Secret[bytes]:
@@ -129,7 +153,7 @@ class Vault:
         if text is None:
             raise errors.NotText(
                 f"the field {field!r} holds a file that is not UTF-8",
-                subject=self._subject(record.reference),
+                subject=_answers.subject_of(record.reference, self.settings.host),
                 cause="a keytab or another binary file",
                 fix="read it as bytes, or name another field",
                 reference=record.reference,
@@ -138,86 +162,52 @@ class Vault:
 
     # One request -----------------------------------------------------------------------------------------------------
 
-    def _subject(self, reference: Reference) -> str:
-        return f"secret {reference} at {self.settings.host}"
-
-    def _ask(
-        self,
-        method: str,
-        version: int,
-        reference: Reference,
-        path: str,
-        query: Mapping[str, str],
-        body: Mapping[str, Any] | None = None,
-    ) -> Response:
-        """Send one request about a secret, and let every error say which."""
-        try:
-            return self._ask_as_logged_in(method, version, reference, path, query, body)
-        except errors.VaultError as error:
-            error.reference = error.reference or reference
-            raise
-
-    def _ask_as_logged_in(
-        self,
-        method: str,
-        version: int,
-        reference: Reference,
-        path: str,
-        query: Mapping[str, str],
-        body: Mapping[str, Any] | None,
-    ) -> Response:
-        """Send one request about a secret, with a new token if the old one is refused."""
-        if reference.parts:
-            query = {**query, "secretPath": reference.vault_path}
-        tail = f"/api/v{version}/secrets/{reference.secret_id or 0}{path}"
-        tail += f"?{urlencode(query, quote_via=quote)}" if query else ""
-        content = None if body is None else Secret(json.dumps(body).encode())
+    def _ask(self, reference: Reference, question: _Question) -> Response:
+        """Ask about a secret, with a new token if the old one is refused."""
         grant = self._login.grant()
-        response = self._send(grant, method, tail, content)
+        response = self._send(grant, reference, question)
         if response.status == HTTPStatus.UNAUTHORIZED:
-            response = self._send(self._login.replace(grant), method, tail, content)
+            grant = self._login.replace(grant)
+            response = self._send(grant, reference, question)
         if response.status == HTTPStatus.UNAUTHORIZED:
             raise errors.TokenRefused(
                 "the vault refuses a token that it has just issued",
-                subject=self._subject(reference),
                 cause="the account lost its access, the clocks of the vault's servers differ, or its API is off",
                 fix="look at the account in the vault, and whether webservices are enabled",
-                reference=reference,
-                status=response.status,
-                error_code=_answers.error_code(response),
+                **self._about(reference, response),
             )
-        _answers.refuse_foreign(response, grant.base + tail, self._host(grant))
         if response.status != HTTPStatus.OK and response.status not in _DENIALS:
             raise errors.NotTheVault(
                 f"the answer has status {response.status}, which the vault's API does not use",
-                subject=self._subject(reference),
                 cause="a proxy or firewall before the vault, or another program",
                 fix=f"curl -i {grant.base}/api/v1/healthcheck",
-                reference=reference,
-                status=response.status,
-                error_code=_answers.error_code(response),
+                **self._about(reference, response),
             )
         return response
 
-    def _send(self, grant: Grant, method: str, tail: str, content: Secret[bytes] | None) -> Response:
-        request = Request(
-            method,
-            grant.base + tail,
-            token=grant.token,
-            body=content,
-            content_type=None if content is None else "application/json",
-        )
+    def _send(self, grant: Grant, reference: Reference, question: _Question) -> Response:
+        host = urlsplit(grant.base).netloc
+        request = question.request(grant, reference)
 
         def once() -> Response:
             response = self._transport.send(request)
-            _answers.refuse_temporary(response, self._host(grant), self._clock.time())
+            _answers.refuse_temporary(response, host, self._clock.time())
+            _answers.refuse_foreign(response, request.url, host)
             return response
 
-        return self._retry.run(once, self._clock)
+        try:
+            return self._retry.run(once, self._clock)
+        except errors.VaultError as error:
+            error.reference, error.subject = reference, _answers.subject_of(reference, host)
+            raise
 
-    @staticmethod
-    def _host(grant: Grant) -> str:
-        return urlsplit(grant.base).netloc
+    def _about(self, reference: Reference, response: Response | None = None) -> dict[str, Any]:
+        return {
+            "subject": _answers.subject_of(reference, self.settings.host),
+            "reference": reference,
+            "status": None if response is None else response.status,
+            "error_code": None if response is None else _answers.error_code(response),
+        }
 
     # A secret's metadata ---------------------------------------------------------------------------------------------
 
@@ -228,35 +218,35 @@ class Vault:
             raise _answers.not_understood("the answer is no secret's", self.settings.host, reference)
         return record
 
-    def _look_closer(self, reference: Reference, denied: Response) -> Response:
+    def _look_closer(self, reference: Reference, denied: Response) -> SecretRecord:
         """Ask why a secret was denied, and ask for it again in the way that it wants, if the settings allow that."""
         access = self._access_if_possible(reference)
         obstacle = None if access is None or access.checked_out_by_other else access.obstacle
         comment = self.settings.comment
         if obstacle == "RequiresComment" and comment is not None:
-            response = self._ask("POST", 1, reference, "/restricted", {}, {"comment": comment, "noAutoCheckout": True})
+            body = {"comment": comment, "noAutoCheckout": True}
+            response = self._ask(reference, _Question("/restricted", method="POST", body=body))
             if response.status == HTTPStatus.OK:
-                return response
-            denied, access = response, None
-        elif obstacle == "RequiresCheckout" or (obstacle == "RequiresCheckoutAndComment" and comment is not None):
-            if self.settings.checkout:
-                return self._check_out(reference)
-        elif obstacle == "RequiresCheckoutAndComment" and self.settings.checkout:
-            raise _answers.comment_required(self._about(reference, denied))
+                return self._record_of(reference, response)
+            raise self._explain(reference, response, None)
+        if obstacle in ("RequiresCheckout", "RequiresCheckoutAndComment") and self.settings.checkout:
+            if obstacle == "RequiresCheckoutAndComment" and comment is None:
+                raise _answers.COMMENT.error(reference, self.settings.host, status=denied.status)
+            return self._check_out(reference)
         raise self._explain(reference, denied, access)
 
-    def _check_out(self, reference: Reference) -> Response:
+    def _check_out(self, reference: Reference) -> SecretRecord:
         """Check a secret out to see its metadata, and in again if that does not change its password."""
         with self._checkouts:
-            response = self._ask("GET", 2, reference, "", {"autoCheckout": "true"} | self._auto_comment())
+            query = {"autoCheckout": "true"} | self._auto_comment()
+            response = self._ask(reference, _Question(version=2, query=query))
             if response.status in _DENIALS:
                 raise self._explain(reference, response, self._access_if_possible(reference))
-            record = _answers.read_record(reference, response.body, self._key)
-            if record is not None and record.rotates_when_read:
+            record = self._record_of(reference, response)
+            if record.rotates_when_read:
                 _answers.refuse_rotation(record, self.settings.host, checked_out=True)
-            if record is not None:
-                self._ask("POST", 1, Reference(record.id), "/check-in", {}, {})
-        return response
+            self._ask(Reference(record.id), _Question("/check-in", method="POST", body={}))
+        return record
 
     def _access_if_possible(self, reference: Reference) -> SecretAccess | None:
         try:
@@ -266,15 +256,8 @@ class Vault:
 
     def _explain(self, reference: Reference, denied: Response, access: SecretAccess | None) -> errors.VaultError:
         code = _answers.error_code(denied)
-        return _answers.explain_denial(reference, self.settings.host, denied.status, code, access)
-
-    def _about(self, reference: Reference, response: Response | None = None) -> dict[str, Any]:
-        return {
-            "subject": self._subject(reference),
-            "reference": reference,
-            "status": None if response is None else response.status,
-            "error_code": None if response is None else _answers.error_code(response),
-        }
+        refusal = _answers.explain_denial(denied.status, code, access)
+        return refusal.error(reference, self.settings.host, status=denied.status, code=code)
 
     def _auto_comment(self) -> dict[str, str]:
         return {} if self.settings.comment is None else {"autoComment": self.settings.comment}
@@ -283,24 +266,20 @@ class Vault:
 
     def _field(self, record: SecretRecord, slug: str, *, allow_rotation: bool) -> FieldInfo:
         """Find the field, and refuse what must not be read."""
+        reference, host = record.reference, self.settings.host
         if not record.active:
-            raise errors.SecretInactive(
-                "it is deactivated",
-                cause="somebody deleted it in the vault",
-                fix="have it activated, or name another",
-                **self._about(record.reference),
-            )
+            raise _answers.INACTIVE.error(reference, host)
         found = record.field(slug)
         if found is None:
             self._refuse_field(record, slug)
         if found.is_file and found.filename is None:
             self._refuse_empty(record, found)
         if record.rotates_when_read and not allow_rotation:
-            _answers.refuse_rotation(record, self.settings.host, checked_out=False)
+            _answers.refuse_rotation(record, host, checked_out=False)
         if record.checkout_enabled and not self.settings.checkout:
-            raise _answers.checkout_required(self._about(record.reference))
+            raise _answers.CHECKOUT.error(reference, host)
         if record.requires_comment and self.settings.comment is None:
-            raise _answers.comment_required(self._about(record.reference))
+            raise _answers.COMMENT.error(reference, host)
         return found
 
     def _refuse_field(self, record: SecretRecord, slug: str) -> NoReturn:
@@ -327,15 +306,15 @@ class Vault:
     def _value(self, record: SecretRecord, field: FieldInfo) -> Response:
         reference = Reference(record.id)
         path = f"/fields/{quote(field.slug, safe='')}"
-        query = {"autoCheckout": "true", "autoCheckIn": "true"} if record.checkout_enabled else _NO_CHECKOUT
         if record.checkout_enabled:
+            query = {"autoCheckout": "true", "autoCheckIn": "true"} | self._auto_comment()
             with self._checkouts:  # this account's other threads must not find it checked out
-                response = self._ask("GET", 1, reference, path, query | self._auto_comment())
+                response = self._ask(reference, _Question(path, query=query))
         elif record.requires_comment:
             body = {"comment": self.settings.comment, "noAutoCheckout": True}
-            response = self._ask("POST", 1, reference, f"/restricted{path}", {}, body)
+            response = self._ask(reference, _Question(f"/restricted{path}", method="POST", body=body))
         else:
-            response = self._ask("GET", 1, reference, path, query)
+            response = self._ask(reference, _Question(path, query=_NO_CHECKOUT))
         if response.status in _DENIALS:
             raise self._explain(record.reference, response, self._access_if_possible(reference))
         return response

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datakit_vault._reference import Reference
+from datakit_vault._retry import RetryPolicy
 from datakit_vault._settings import VaultSettings
 from datakit_vault.cli._options import Json, SecretReference, with_settings
 from datakit_vault.cli._output import Stopped, print_json, show_error
@@ -37,7 +38,7 @@ def watch(
 
     asked = Reference.parse(reference)
     pause = _seconds(every)
-    with Vault(settings) as vault:
+    with Vault(settings, retry=RetryPolicy(attempts=1)) as vault:  # looking again is what it does anyway
         before = vault.record(asked)
         _say(before, "watching", [], as_json=json_)
         try:
