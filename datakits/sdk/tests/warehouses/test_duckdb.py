@@ -263,6 +263,20 @@ def test_a_merge_of_every_row_fits_in_little_memory(tmp_path: Path) -> None:
     ) == [(500_000, 500_000, 500_000)]
 
 
+def test_a_merge_in_several_parts_replaces_exactly_the_rows_of_the_load(
+    duckdb_case: WarehouseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datakit.warehouses._duckdb.warehouse._KEYS_AT_ONCE", 7)
+    columns = (column("part", "string", nullable=False), *COLUMNS)
+    old = [(f"p{number % 3}", number, "old") for number in range(100)]
+    new = [(f"p{number % 3}", number, "new") for number in range(50, 120)]
+    with closing(duckdb_case.open()) as warehouse:
+        for base, rows in enumerate([old, new]):
+            wanted = request(duckdb_case, f"r{base}", LoadMode.MERGE, columns=columns, key=["part", "id"], base=base)
+            run(warehouse, wanted, rows)
+    assert rows_of(duckdb_case, "part", "id", "name") == sorted([*old[:50], *new], key=repr)
+
+
 def test_an_abandoned_load_does_not_keep_the_file(duckdb_case: WarehouseCase) -> None:
     """A handle that is closed while a load waits for batches gives the file back."""
     with closing(duckdb_case.open()) as warehouse:

@@ -30,9 +30,9 @@ class DuckDBConnection(Model):
         Field(
             pattern=r"^[0-9]+(\.[0-9]+)? ?(KB|MB|GB|KiB|MiB|GiB)$",
             description="How much memory DuckDB may use before it spills to disk; replaces and appends of any size fit "
-            "in the default, merges of ten million rows want more",
+            "in the default, merges that touch more than three million rows want 10 MB more for each million",
         ),
-    ] = "96MB"
+    ] = "64MB"
     threads: Annotated[
         int,
         Field(

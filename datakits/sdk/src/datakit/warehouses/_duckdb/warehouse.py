@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from datakit.errors import DatakitError, InvalidKey, LoadInProgress
 from datakit.model.load import LoadRecord, LoadRequest, ReadPlan, Slice, TableName, TableState
@@ -21,6 +22,9 @@ from datakit.warehouses._duckdb.load import DuckDBLoad
 from datakit.warehouses._guards import check_base, check_complete, check_key, keep_newest, staging_lost
 from datakit.warehouses._identifiers import check_names, literal, qualified, quote, quote_all, staging_table
 from datakit.warehouses._ledger import Execute, Ledger
+
+_KEYS_AT_ONCE: Final = 500_000
+"""Keys of one statement that deletes replaced rows: DuckDB keeps them in memory, and they take about 25 MB."""
 
 
 class DuckDBWarehouse:
@@ -113,7 +117,7 @@ class DuckDBWarehouse:
                 check_base(ledger, request)
                 rows = sum(staged.values())
                 applied = _check_staged_key(execute, request, staging, rows) if request.key else rows
-                self._apply(execute, request, staging)
+                self._apply(execute, request, staging, applied)
                 record = ledger.record(request, rows, applied, cursor)
                 ledger.close_run(request.run_id, request.dataset, request.table)
                 obsolete = ledger.other_runs(request)
@@ -157,7 +161,7 @@ class DuckDBWarehouse:
             execute(f"DELETE FROM {qualified(staging)}", ())
         raise staging_lost(request, marked=marked, held=held)
 
-    def _apply(self, execute: Execute, request: LoadRequest, staging: TableName) -> None:
+    def _apply(self, execute: Execute, request: LoadRequest, staging: TableName, rows: int) -> None:
         state = catalog.inspect(execute, request.table)
         target = qualified(request.table)
         if state is None or (request.mode is LoadMode.REPLACE and not catalog.belongings(execute, request.table)):
@@ -179,7 +183,7 @@ class DuckDBWarehouse:
             known = Ledger(execute, request.table.schema).key_of(request.table)
             if known is None or known[0] != request.key or known[1] is LoadMode.APPEND:
                 check_key(execute, request, request.table, "the table")
-            _merge(execute, request, staging, state)
+            _merge(execute, request, staging, state, rows)
         else:
             names = quote_all(column.name for column in wanted_columns(request))
             execute(f"INSERT INTO {target} ({names}) SELECT {names} FROM {qualified(staging)}", ())
@@ -215,7 +219,7 @@ def _alter(execute: Execute, table: TableName, changes: TableChanges) -> None:
         execute(f"ALTER TABLE {qualified(table)} ALTER COLUMN {quote(name)} DROP NOT NULL", ())
 
 
-def _merge(execute: Execute, request: LoadRequest, staging: TableName, state: TableState) -> None:
+def _merge(execute: Execute, request: LoadRequest, staging: TableName, state: TableState, rows: int) -> None:
     """Insert the load's rows, then delete those that they replace.
 
     An UPDATE, or MERGE INTO, keeps the former values of every row in memory until the commit, which no memory_limit
@@ -244,7 +248,12 @@ def _merge(execute: Execute, request: LoadRequest, staging: TableName, state: Ta
         )
     else:
         execute(f"INSERT INTO {target} ({quote_all(names)}) SELECT {quote_all(names)} FROM {source}", ())
-    execute(
-        f"DELETE FROM {target} AS t WHERE t.rowid <= $1 AND EXISTS (SELECT 1 FROM {source} AS s WHERE {same})",
-        (newest_row,),
-    )
+    parts = -(-rows // _KEYS_AT_ONCE)
+    for part in range(parts):
+        of_part = [f"hash({quote_all(request.key, alias)}) % {parts} = {part}" for alias in ("t.", "s.")]
+        in_target, in_source = (f" AND {each}" if parts > 1 else "" for each in of_part)
+        execute(
+            f"DELETE FROM {target} AS t WHERE t.rowid <= $1{in_target} "
+            f"AND EXISTS (SELECT 1 FROM {source} AS s WHERE {same}{in_source})",
+            (newest_row,),
+        )
