@@ -23,7 +23,7 @@ from datakit_vault.testing import FakeVault
 from .accounts import Account, tickets
 from .conftest import THRESHOLD
 from .ingestion import Ingestion
-from .watched import SECRET, Watched, error, events, version
+from .watched import Watched, error, events, version
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_rotation_in_domain_and_vault_costs_one_read_no_wrong_try_and_no_query
     )
     with Reader(system, watched.folder) as reader:
         sidecar.wait_until(lambda: reader.reads >= 3 or bool(reader.failures))
-        after = account.domain.rotate(account.name)
+        after = watched.rotate()
         watched.rotate_in_vault()
         sidecar.wait_until(lambda: version(sidecar) == after)
         until = reader.reads + 3
@@ -134,32 +134,35 @@ def test_the_repository_s_datakits_load_with_what_the_sidecar_publishes(
     assert set() == {service for service in published if service.startswith("krbtgt/")}
 
 
+@pytest.mark.parametrize("kind", ["keytab", "password"])
 def test_a_rotation_that_the_vault_does_not_know_of_costs_one_refused_try_however_often_it_is_restarted(
-    watched: Watched,
+    watched: Watched, kind: str
 ) -> None:
     account = watched.account
+    if kind == "password":
+        watched.use_password()
     sidecar = watched.start()
     sidecar.wait_until_ready()
-    account.domain.rotate(account.name)
-    for kind in ("KeyRefused", *["KeyRefusedBefore"] * THRESHOLD):
+    watched.rotate()
+    for refusal in ("KeyRefused", *["KeyRefusedBefore"] * THRESHOLD):
         sidecar.kill()
         sidecar.start()
         sidecar.wait_until(lambda: bool(error(sidecar)))
         sidecar.signal(signal.SIGUSR1)
         sidecar.signal(signal.SIGHUP)
-        assert kind == error(sidecar)["type"]
+        assert refusal == error(sidecar)["type"]
         assert not sidecar.is_ready()
     assert (1, 1) == (watched.wrong_tries(), account.domain.bad_password_count(account.name))
     watched.rotate_in_vault()
     sidecar.wait_until_ready()
     assert (1, 0) == (watched.wrong_tries(), account.domain.bad_password_count(account.name))
-    assert account.domain.key_version(account.name) == version(sidecar)
+    assert (None if kind == "password" else account.domain.key_version(account.name)) == version(sidecar)
 
 
 def test_while_a_ticket_renews_the_old_key_is_not_tried_at_all(watched: Watched) -> None:
     sidecar = watched.start()
     sidecar.wait_until_ready()
-    watched.account.domain.rotate(watched.account.name)
+    watched.rotate()
     for count in range(1, THRESHOLD + 2):
         sidecar.signal(signal.SIGUSR1)
         sidecar.wait_until(partial(has, sidecar, "ticket.renewed", count))
@@ -238,7 +241,7 @@ def test_an_account_that_is_refused_keeps_the_tickets_it_has_and_the_sidecar_goe
     assert wrong == watched.wrong_tries()
     heal(account)
     if harm is expire_password:
-        account.domain.rotate(account.name)
+        watched.rotate()
         watched.rotate_in_vault()
     sidecar.signal(signal.SIGUSR1)
     sidecar.wait_until(lambda: not error(sidecar))
@@ -247,17 +250,12 @@ def test_an_account_that_is_refused_keeps_the_tickets_it_has_and_the_sidecar_goe
 
 
 def test_a_key_derived_from_the_password_follows_a_rotation(watched: Watched) -> None:
-    account = watched.account
-    principal = watched.configuration["principals"][0]
-    del principal["keytab"]
-    principal["password"] = {"secret": SECRET}
-    account.domain.rotate(account.name, "First-password-1")
-    watched.vault.set_field(SECRET, "password", "First-password-1")
+    watched.use_password()
     sidecar = watched.start()
     sidecar.wait_until_ready()
-    account.domain.rotate(account.name, "Second-password-2")
-    watched.vault.rotate(SECRET, "password", "Second-password-2")
-    sidecar.wait_until(lambda: events(sidecar)["key.rotated"] == 1)
+    watched.rotate()
+    watched.rotate_in_vault()
+    sidecar.wait_until(partial(has, sidecar, "key.rotated", 1))
     assert sidecar.is_ready()
     assert 0 == watched.wrong_tries()
 
@@ -274,7 +272,7 @@ def test_a_service_name_that_no_account_holds_is_named_and_the_others_are_publis
 
 
 def test_each_new_volume_costs_one_try_of_a_key_that_the_domain_no_longer_takes(watched: Watched) -> None:
-    watched.account.domain.rotate(watched.account.name)
+    watched.rotate()
     for pod in (1, 2):
         watched.use_volume(f"pod-{pod}")
         for kind in ("KeyRefused", "KeyRefusedBefore", "KeyRefusedBefore"):
@@ -283,11 +281,22 @@ def test_each_new_volume_costs_one_try_of_a_key_that_the_domain_no_longer_takes(
         assert pod == watched.wrong_tries()
 
 
+def test_the_doctor_tries_a_refused_key_once_however_often_it_is_asked(watched: Watched) -> None:
+    assert 0 == watched.command("doctor").returncode
+    watched.rotate()
+    for _ in range(THRESHOLD + 1):
+        assert 0 != watched.command("doctor").returncode
+    assert not watched.account.domain.is_locked(watched.account.name)
+    assert 1 == watched.wrong_tries()
+    watched.rotate_in_vault()
+    assert 0 == watched.command("doctor").returncode
+
+
 def test_a_key_that_arrives_while_the_domain_refuses_the_former_one_is_not_taken_for_refused(watched: Watched) -> None:
     account = watched.account
     sidecar = watched.start()
     sidecar.wait_until_ready()
-    account.domain.rotate(account.name)
+    watched.rotate()
     sidecar.kill()
     with account.domain.silent():
         sidecar.start()
@@ -302,7 +311,7 @@ def test_a_key_that_arrives_while_a_ticket_is_renewed_is_used_at_once(watched: W
     account = watched.account
     sidecar = watched.start()
     sidecar.wait_until_ready()
-    account.domain.rotate(account.name)
+    watched.rotate()
     with account.domain.silent():
         sidecar.signal(signal.SIGUSR1)
         sidecar.wait_until(partial(has, sidecar, "vault.read", 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -36,10 +37,11 @@ class Watched:
     services: tuple[str, ...]
     configuration: dict[str, Any] = field(default_factory=dict)
     running: ExitStack = field(default_factory=ExitStack)
+    password: str = "unknown"
 
     def __post_init__(self) -> None:
         domain = self.account.domain
-        self.vault.add_secret(SECRET, {"keytab": self.account.keytab.read_bytes(), "password": "not used"})
+        self.vault.add_secret(SECRET, {"keytab": self.account.keytab.read_bytes(), "password": self.password})
         self.configuration |= {
             "vault": {
                 "kind": "secret-server",
@@ -67,8 +69,22 @@ class Watched:
         self.configuration["publish"] = {"tickets": str(pod / "tickets"), "secrets": str(pod / "secrets")}
 
     def rotate_in_vault(self) -> None:
-        """Put the account's present keys into the vault."""
+        """Put the account's present keys and password into the vault."""
         self.vault.rotate(SECRET, "keytab", self.account.export().read_bytes())
+        self.vault.rotate(SECRET, "password", self.password)
+
+    def use_password(self) -> None:
+        """Let the sidecar derive the key from a password."""
+        principal = self.configuration["principals"][0]
+        del principal["keytab"]
+        principal["password"] = {"secret": SECRET}
+        self.rotate()
+        self.rotate_in_vault()
+
+    def rotate(self) -> int:
+        """Give the account another password, which the vault does not know of; return the new key version."""
+        self.password = f"Rotated-{os.urandom(8).hex()}"
+        return self.account.domain.rotate(self.account.name, self.password)
 
     def start(self) -> SidecarProcess:
         """Start ``datakit-sidecar run``; it ends with the test."""
@@ -76,11 +92,15 @@ class Watched:
 
     def refused(self) -> tuple[int, dict[str, Any]]:
         """Run ``datakit-sidecar once``, which must fail; return its exit code and its error."""
-        command = [sys.executable, "-m", "datakit_sidecar.cli", "once", "--config", str(self.write()), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = self.command("once")
         assert done.returncode, done.stderr
         said: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
         return done.returncode, said
+
+    def command(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of ``datakit-sidecar`` to its end."""
+        command = [sys.executable, "-m", "datakit_sidecar.cli", name, "--config", str(self.write()), "--json"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def write(self) -> Path:
         """Write the configuration."""
