@@ -25,13 +25,15 @@ def server() -> Iterator[HealthServer]:
 
 
 def raw(server: HealthServer, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    answer = b""
+    with (
+        contextlib.suppress(ConnectionError),  # as a dropped connection may end
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
+    ):
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
-        answer = b""
-        with contextlib.suppress(ConnectionResetError):  # as a dropped connection may end
-            while block := connection.recv(65536):
-                answer += block
+        while block := connection.recv(65536):
+            answer += block
     return answer
 
 

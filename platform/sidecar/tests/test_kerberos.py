@@ -56,7 +56,7 @@ class Client:
 
     def key(self, principal: str = SVC) -> Any:
         data = self.kdc.keytab(self.folder / "keytab", principal).read_bytes()
-        return key_of_keytab(self.context, principal, Secret(data), self.realm.enctypes)
+        return key_of_keytab(principal, Secret(data), self.realm.enctypes)
 
     def ticket(self) -> Ticket:
         return self.realm.first_ticket(self.context, self.key())
@@ -132,7 +132,7 @@ def test_a_key_of_another_type_than_the_accounts_is_no_wrong_try(kdc: Kdc, tmp_p
 
     with pytest.raises(EnctypeRefused):
         other.key("svc-aes128@LAB.TEST")
-    key = key_of_keytab(other.context, "svc-aes128@LAB.TEST", Secret((tmp_path / "keytab").read_bytes()), None)
+    key = key_of_keytab("svc-aes128@LAB.TEST", Secret((tmp_path / "keytab").read_bytes()), None)
     with pytest.raises(KeyRefused, match="ktpass -crypto All"):
         other.realm.first_ticket(other.context, key)
     assert "Failed password attempts: 0" in kdc._kadmin("getprinc", "svc-aes128")

@@ -6,7 +6,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import krb5
 import pytest
 from datakit_lab.kdc import Kdc
 from datakit_sidecar.errors import EnctypeRefused, KeytabInvalid
@@ -34,7 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def key(data: bytes, principal: str = SVC, enctypes: tuple[str, ...] | None = AES) -> Any:
-    return key_of_keytab(krb5.init_context(), principal, Secret(data), enctypes)
+    return key_of_keytab(principal, Secret(data), enctypes)
 
 
 def test_a_keytab_of_a_real_kdc_is_read(exported: dict[str, bytes]) -> None:

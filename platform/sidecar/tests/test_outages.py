@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -188,3 +189,77 @@ def _reasons(sidecar: Any) -> list[str]:
     except NotReady:
         return []
     return reasons
+
+
+def issued(sidecar: Any) -> float:
+    return float(sidecar.metrics()['datakit_sidecar_tickets_issued_total{principal="svc-datakit@LAB.TEST"}'])
+
+
+@pytest.mark.slow
+def test_tickets_that_are_not_renewable_are_got_with_the_key(make_house: Callable[..., Any]) -> None:
+    house = make_house(ticket_life=timedelta(seconds=4), clock_skew=timedelta(seconds=1))
+    house.kdc._kadmin("modify_principal", "-allow_renewable", "svc-datakit@LAB.TEST")
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+
+    sidecar.wait_until(lambda: issued(sidecar) >= 4)
+
+    assert renewals(sidecar) == 0
+    assert sidecar.is_ready()
+
+
+@pytest.mark.slow
+def test_tickets_whose_renewal_is_cut_short_are_got_with_the_key_again(make_house: Callable[..., Any]) -> None:
+    house = make_house(
+        ticket_life=timedelta(seconds=4), renewable_life=timedelta(seconds=8), clock_skew=timedelta(seconds=1)
+    )
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+
+    sidecar.wait_until(lambda: issued(sidecar) >= 3 and renewals(sidecar) >= 2, 60)
+
+    assert sidecar.is_ready()
+    lives = [line["ends"] - _seconds(line["at"]) for line in sidecar.audit() if line["event"].startswith("ticket.")]
+    assert min(lives) > 2.5  # of 4, and Kerberos counts whole seconds
+
+
+def _seconds(moment: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def test_tickets_are_got_anew_when_the_realms_own_key_has_changed(house: Any) -> None:
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+    house.kdc._kadmin("change_password", "-randkey", "krbtgt/LAB.TEST@LAB.TEST")  # every ticket is void
+
+    sidecar.signal(signal.SIGUSR1)
+
+    sidecar.wait_until(lambda: issued(sidecar) == 2)
+    sidecar.wait_until_ready()
+    assert house.failed_tries() == 0
+
+
+def test_a_disabled_account_is_served_again_when_it_is_enabled(house: Any) -> None:
+    house.kdc.lock("svc-datakit")
+    sidecar = house.start()
+    sidecar.wait_until(lambda: "disabled, locked or expired" in str(_reasons(sidecar)))
+
+    house.kdc.unlock("svc-datakit")
+    sidecar.signal(signal.SIGHUP)
+
+    sidecar.wait_until_ready()
+
+
+def test_a_service_that_appears_later_is_added(house: Any) -> None:
+    late = "MSSQLSvc/late.lab.test:1433"
+    house.configuration["principals"][0]["services"].append(late)
+    sidecar = house.start()
+    sidecar.wait_until(lambda: late in str(_reasons(sidecar)) and house.cache.exists())
+
+    house.kdc.add_principal(late)
+    sidecar.signal(signal.SIGHUP)
+
+    sidecar.wait_until_ready()
+    assert check_ticket("svc-datakit@LAB.TEST", [late], name=str(house.cache)) is not None

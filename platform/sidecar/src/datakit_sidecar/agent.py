@@ -17,7 +17,8 @@ from typing import Final
 import krb5
 
 from datakit_sidecar.audit import AuditLog
-from datakit_sidecar.errors import Failure, KeyRefused, SidecarError
+from datakit_sidecar.errors import KeyRefused, SidecarError
+from datakit_sidecar.failure import Failure, one_line
 from datakit_sidecar.kdc_calls import KdcCalls
 from datakit_sidecar.kerberos import Realm, Ticket, new_context
 from datakit_sidecar.keytab import Key, Password
@@ -294,8 +295,3 @@ class Agent:
             board.tickets[self.principal.name].error = error
         level = logging.WARNING if error.retryable else logging.ERROR
         _log.log(level, "%s: %s failed: %s", self.principal.name, step, one_line(error))
-
-
-def one_line(error: Failure) -> str:
-    """Return an error as one line of a log."""
-    return "; ".join(str(error).splitlines())

@@ -8,8 +8,8 @@ it does not import is one that cannot go wrong in it. Nothing heavy is imported 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
     from datakit_sidecar import doctor
+    from datakit_sidecar.failure import Failure
 
 EXIT_BUG: Final = 70
+EXIT_TEMPORARY: Final = 75
 EXIT_CONFIGURATION: Final = 78
 
 
@@ -32,37 +34,37 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and end the process with its exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
     code = _guarded(options.command, options)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):  # nobody reads the answer any more
+        sys.stdout.flush()
+        sys.stderr.flush()
     # a call to a silent KDC cannot be interrupted, and Python would wait for its thread at the end
     os._exit(code)
 
 
 def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    from datakit_vault.errors import VaultError
-
     from datakit_sidecar.errors import SidecarError
 
     try:
         return command(options)
-    except (SidecarError, VaultError) as error:
-        sys.stderr.write(f"{json.dumps(error.as_json()) if options.json else error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 75
-    except BrokenPipeError:
-        return 75
-    except Exception:
-        logging.getLogger(__name__).critical("this is a bug; please report it", exc_info=True)
+    except SidecarError as error:
+        return _refused(error, as_json=options.json)
+    except (KeyboardInterrupt, BrokenPipeError):
+        return EXIT_TEMPORARY
+    except Exception as error:
+        from datakit_vault.errors import VaultError
+
+        if isinstance(error, VaultError):
+            return _refused(error, as_json=options.json)
+        import logging
+
+        logging.getLogger(__name__).critical("this is a bug; please report it", exc_info=error)
         return EXIT_BUG
+
+
+def _refused(error: Failure, *, as_json: bool) -> int:
+    sys.stderr.write(f"{json.dumps(error.as_json()) if as_json else error}\n")
+    return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,8 +120,17 @@ def _once(options: argparse.Namespace) -> int:
 
 
 def _prepared(options: argparse.Namespace) -> Any:
+    import logging
+
     from datakit_sidecar import configuration, process
 
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     for missing in process.harden():
         logging.getLogger(__name__).warning("%s", missing)
     return configuration.load(options.config)
@@ -142,7 +153,7 @@ def _healthcheck(options: argparse.Namespace) -> int:
         sys.stdout.write(page.text)
     elif page.status != 200:
         sys.stderr.write(f"not ready: {'; '.join(health.reasons(page))}\n")
-    return 0 if page.status == 200 else 75
+    return 0 if page.status == 200 else EXIT_TEMPORARY
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -38,8 +38,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from datakit_vault.errors import VaultError
-
 __all__ = [
     "AccessDenied",
     "AccountDisabled",
@@ -64,7 +62,6 @@ __all__ = [
     "RealmUnknown",
     "ServiceUnknown",
     "SidecarError",
-    "Failure",
     "TemporaryError",
     "TicketEnded",
     "UnsafeVolume",
@@ -113,10 +110,6 @@ class SidecarError(Exception):
             "exit_code": self.exit_code,
             "retryable": self.retryable,
         }
-
-
-Failure = SidecarError | VaultError
-"""Whatever can go wrong with a ticket or a secret; both have the same shape."""
 
 
 class ConfigurationError(SidecarError):

@@ -11,11 +11,12 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from datakit_sidecar.errors import InvalidSettings, NotReady
-from datakit_sidecar.settings import HealthSettings
+
+if TYPE_CHECKING:
+    from datakit_sidecar.settings import HealthSettings
 
 _SECONDS: Final = 5.0
 _LARGEST_BYTES: Final = 8192
@@ -29,8 +30,7 @@ _REASONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """An answer."""
 
     status: int

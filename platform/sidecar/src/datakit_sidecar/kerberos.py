@@ -137,7 +137,7 @@ class Realm:
             # the default salt of RFC 4120, for a KDC that names none
             salt = info.salt if info.salt is not None else (realm + name.replace("/", "")).encode()
             enctype = info.etype or krb5.string_to_enctype(context, self._settings.enctypes[0])
-            return password.derive(context, enctype, salt, info.s2kparams)
+            return password.derive(enctype, salt, info.s2kparams)
 
     def key_version(self, context: krb5.Context, ticket: Ticket) -> int | None:
         """Return the version of the service's key that a ticket is encrypted with, if the KDC says so."""

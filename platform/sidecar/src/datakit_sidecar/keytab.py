@@ -161,7 +161,7 @@ def _counted(view: memoryview, offset: int) -> tuple[memoryview, int]:
     return view[offset + 2 : end], end
 
 
-def key_of_keytab(context: krb5.Context, principal: str, data: Secret[bytes], enctypes: Sequence[str] | None) -> Key:
+def key_of_keytab(principal: str, data: Secret[bytes], enctypes: Sequence[str] | None) -> Key:
     """Put the newest key of ``principal`` into libkrb5's memory. ``data`` is not wiped.
 
     :param enctypes: names of those that may be used; None leaves it to krb5.conf.
@@ -179,7 +179,7 @@ def key_of_keytab(context: krb5.Context, principal: str, data: Secret[bytes], en
         finally:
             for entry in found:
                 entry.key.release()
-        name, handle = _new_keytab(context)
+        context, name, handle = _new_keytab()
         owner = krb5.parse_name_flags(context, principal.encode())
         # libkrb5 copies the keys from file to memory, so that no Python object, which cannot be zeroed, ever holds one
         descriptor = os.memfd_create("keytab", os.MFD_CLOEXEC)
@@ -246,20 +246,22 @@ class Password:
         with secret.exposed() as view:
             return cls(principal, secret, _fingerprint(principal, [(0, view)]))
 
-    def derive(self, context: krb5.Context, enctype: int, salt: bytes, parameters: bytes | None) -> Key:
+    def derive(self, enctype: int, salt: bytes, parameters: bytes | None) -> Key:
         """Put the key into libkrb5's memory.
 
         :raises krb5.Krb5Error: libkrb5 does not know the encryption type.
         """
+        context, name, handle = _new_keytab()
         block = krb5.c_string_to_key(context, enctype, self.secret.reveal(), salt, parameters)
-        name, handle = _new_keytab(context)
         krb5.kt_add_entry(context, handle, krb5.parse_name_flags(context, self.principal.encode()), 1, 0, block)
         return Key(self.principal, None, (_name(enctype),), self.fingerprint, name, handle, context)
 
 
-def _new_keytab(context: krb5.Context) -> tuple[bytes, krb5.KeyTab]:
+def _new_keytab() -> tuple[krb5.Context, bytes, krb5.KeyTab]:
+    """Return an empty keytab in memory, with a context of its own: whichever thread drops the key last closes both."""
+    context = krb5.init_context()
     name = f"MEMORY:datakit-{next(_numbers)}".encode()
-    return name, krb5.kt_resolve(context, name)
+    return context, name, krb5.kt_resolve(context, name)
 
 
 def _fingerprint(principal: str, keys: list[tuple[int, memoryview]]) -> bytes:

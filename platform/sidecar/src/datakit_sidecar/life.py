@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from datakit_sidecar.errors import Failure, KdcSilent, KdcUnreachable, KerberosFailed, KeyRefused, TicketEnded
+from datakit_sidecar.errors import KdcSilent, KdcUnreachable, KerberosFailed, KeyRefused, TicketEnded
+from datakit_sidecar.failure import Failure
 from datakit_sidecar.kerberos import Times
 
 _SHORTEST_PAUSE: Final = 1.0

@@ -16,7 +16,8 @@ from datakit_vault import RetryPolicy, Vault
 from datakit_sidecar import krb5conf, metrics
 from datakit_sidecar.agent import Agent
 from datakit_sidecar.audit import AuditLog
-from datakit_sidecar.errors import Failure, NotReady
+from datakit_sidecar.errors import NotReady
+from datakit_sidecar.failure import Failure
 from datakit_sidecar.health import HealthServer, Page
 from datakit_sidecar.kdc_calls import KdcCalls
 from datakit_sidecar.kerberos import Realm

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from datakit_sidecar.errors import Failure
+from datakit_sidecar.failure import Failure
 from datakit_sidecar.settings import Settings
 
 BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

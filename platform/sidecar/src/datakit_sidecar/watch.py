@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import krb5
 from datakit_vault import Reference, Secret, SecretRecord, Vault
 from datakit_vault.errors import VaultError
 
-from datakit_sidecar.agent import Agent, one_line
+from datakit_sidecar.agent import Agent
 from datakit_sidecar.audit import AuditLog
-from datakit_sidecar.errors import Failure, SidecarError
-from datakit_sidecar.kerberos import new_context
+from datakit_sidecar.errors import SidecarError
+from datakit_sidecar.failure import Failure, one_line
 from datakit_sidecar.keytab import Password, key_of_keytab
 from datakit_sidecar.life import Tries
 from datakit_sidecar.publish import Publisher
@@ -78,7 +77,6 @@ class Watch:
         self._now = now
         self._changed = threading.Condition()
         self._stopped = False
-        self._context: krb5.Context | None = None
         self._items = [self._key_item(agent) for agent in agents]
         self._items += [self._secret_item(secret) for secret in settings.secrets]
         self._thread = threading.Thread(target=self._run, name="vault", daemon=True)
@@ -178,8 +176,7 @@ class Watch:
             kvno = None
         else:
             try:
-                self._context = self._context or new_context()
-                key = key_of_keytab(self._context, principal.name, value, self._enctypes)
+                key = key_of_keytab(principal.name, value, self._enctypes)
             except SidecarError as error:
                 error.subject = f"secret {principal.key.secret}, field {principal.key.field}"
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from datakit_sidecar.errors import Failure
+from datakit_sidecar.failure import Failure
 
 
 class State(StrEnum):

@@ -145,7 +145,7 @@ class _Examination:
 
     def _key(self, value: Secret[bytes]) -> Key:
         if self._principal.key.kind == "keytab":
-            return key_of_keytab(self._context, self._principal.name, value, self._realm.enctypes)
+            return key_of_keytab(self._principal.name, value, self._realm.enctypes)
         password = Password.of(self._principal.name, value)
         return self._calls.run("no salt", lambda context: self._realm.derived_key(context, password))
 
