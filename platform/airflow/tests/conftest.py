@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from airflow_datakit import _tree
 
-from .house import House, Lab
+from .house import REPOSITORY, House, Lab
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 COMMANDS = REPOSITORY / ".venv/bin"
 
 
@@ -32,12 +31,13 @@ def free_ports(count: int) -> list[int]:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A KDC, the SQL Server double and a PostgreSQL, in the other venv: Airflow's knows nothing of them."""
     state = tmp_path_factory.mktemp("lab") / "state"
-    kdc, sqlserver, postgres = free_ports(3)
-    ports = ["--kdc-port", str(kdc), "--sqlserver-port", str(sqlserver), "--postgres-port", str(postgres)]
+    names = ("kdc", "sqlserver", "postgres", "vault", "sidecar")
+    chosen = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = [word for name, port in chosen.items() for word in (f"--{name}-port", str(port))]
     subprocess.run([COMMANDS / "datakit-lab", "up", "--state-dir", state, *ports], check=True, capture_output=True)
     try:
         record = json.loads((state / "lab.json").read_text())
-        yield Lab(state, sqlserver, postgres, record["realm"], COMMANDS)
+        yield Lab(state, chosen["sqlserver"], chosen["postgres"], record["realm"], COMMANDS)
     finally:
         subprocess.run([COMMANDS / "datakit-lab", "down", "--state-dir", state], check=True, capture_output=True)
 
@@ -81,7 +81,8 @@ def lab_house(house: House, lab: Lab, airflow_database: None) -> House:
 def base_image() -> str:
     """A small Debian with Python, on an engine that answers: what the images of these tests are built on."""
     subprocess.run([REPOSITORY / "scripts/docker-engine"], check=True, capture_output=True)
-    return "datakit-local/base:bookworm"
+    made = subprocess.run([REPOSITORY / "scripts/local-base-image"], check=True, capture_output=True, text=True)
+    return made.stdout.strip()
 
 
 @pytest.fixture(scope="session", autouse=True)

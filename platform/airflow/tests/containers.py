@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import docker
 
+SIDECAR_IMAGE = "registry.corp.example/data/platform/sidecar:v0.1.0"
 IMAGE = "registry.corp.example/data/datakits/sqlserver-bronze:v0.1.0"
 """What the tests' environment calls the datakit; it is never pulled, because it is built here."""
 
@@ -42,11 +44,52 @@ exec(os.environ["BODY"])
 """
 
 
+_SIDECAR_DOCKERFILE = """\
+FROM {base}
+COPY datakit-sidecar /usr/local/bin/
+USER 10001:10000
+ENTRYPOINT ["datakit-sidecar"]
+CMD ["run"]
+"""
+_SIDECAR = """\
+#!/bin/sh
+# what the real one does, as a pod sees it: reads its configuration and bootstrap, publishes, answers, ends
+case $1 in
+healthcheck) test -e /run/datakit/tickets/svc-datakit ;;
+run)
+  trap 'exit 0' TERM
+  cat /etc/datakit/sidecar.yaml && cat /run/datakit/bootstrap/password >/dev/null || exit 1
+  grep -q 'ready: never' /etc/datakit/sidecar.yaml && { echo 'the vault is away' >&2; while :; do sleep 0.2; done; }
+  umask 0027
+  mkdir -p /run/datakit/tickets /run/datakit/secrets/finance-db
+  echo -n 'a password' >/run/datakit/secrets/finance-db/password
+  echo -n 'a ticket' >/run/datakit/tickets/svc-datakit
+  while :; do sleep 0.2; done
+  ;;
+esac
+"""
+
+
 def build_fake(base: str, tag: str, folder: Path) -> str:
-    """Build an image whose datakit does what the variable BODY says; return its digest."""
-    (folder / "Dockerfile").write_text(_DOCKERFILE.format(base=base))
-    (folder / "fake.py").write_text(_FAKE)
-    subprocess.run(["docker", "build", "-q", "-t", tag, str(folder)], check=True, capture_output=True)
+    """Build an image whose datakit does what the variable BODY says; return its id."""
+    return _build(tag, folder, {"Dockerfile": _DOCKERFILE.format(base=base), "fake.py": _FAKE})
+
+
+def build_fake_sidecar(base: str, tag: str, folder: Path) -> str:
+    """Build an image that does for a pod what the sidecar does, without a vault; return its id."""
+    return _build(tag, folder, {"Dockerfile": _SIDECAR_DOCKERFILE.format(base=base), "datakit-sidecar": _SIDECAR})
+
+
+def _build(tag: str, folder: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    subprocess.run(
+        ["docker", "build", "-q", "-t", tag, str(folder)],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "DOCKER_BUILDKIT": "0"},  # works with every client, also one without buildx
+    )
     return str(docker.from_env().images.get(tag).id)
 
 

@@ -13,6 +13,7 @@ import yaml
 from airflow.sdk import DAG
 from airflow_datakit import _tree
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 INGEST = """\
 task = DatakitOperator.create(
     "ingest", datakit="sqlserver-bronze", dataset="airline.airports", warehouse="finance"
@@ -89,6 +90,7 @@ class House:
         self.scratch = scratch
         self.marketing = scratch / "marketing.duckdb"
         self.credentials = "datakit-credentials"
+        self.xcom_image = "datakit.local/platform/xcom:v1"
 
     def environment(self, name: str = "test", **more: Any) -> Path:
         """Write an environment; keys given replace those of one that knows hosts nobody answers at."""
@@ -133,6 +135,31 @@ class House:
         place = {"credentials_volume": self.credentials, **more.pop("docker", {})}
         given = {"runtime": "docker", "registry": "registry.corp.example/data", "env": {"BODY": body}, **more}
         self.environment(docker=place, **given)
+        _tree._project.cache_clear()
+
+    def pod(self, body: str, **more: Any) -> None:
+        """Let the environment's datakit be the tests' image, which does ``body`` in a pod."""
+        place = {
+            "namespace": "data",
+            "service_account": "datakit",
+            "pull_secrets": ["registry"],
+            "xcom_image": self.xcom_image,
+            "startup_timeout": "60s",
+            **more.pop("kubernetes", {}),
+        }
+        sidecar = {
+            "image": "registry.corp.example/data/platform/sidecar:v0.1.0",
+            "config_map": "sidecar",
+            "bootstrap_secret": "bootstrap",
+        }
+        given = {
+            "runtime": "kubernetes",
+            "registry": "registry.corp.example/data",
+            "env": {"BODY": body},
+            "defaults": {"grace": "2s"},
+            **more,
+        }
+        self.environment(kubernetes=place, sidecar=sidecar, **given)
         _tree._project.cache_clear()
 
     def at(self, lab: Lab, schema: str, **more: Any) -> None:

@@ -45,6 +45,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         place = spec.environment.docker
         return {
             "image": spec.image,
+            "command": ["run"],
             "docker_url": place.url,
             "docker_conn_id": place.connection,
             "network_mode": place.network,
@@ -160,6 +161,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         limit, size = memory_bytes(self.spec.resources.memory), memory_bytes(self.spec.resources.scratch)
         container: dict[str, Any] = self.cli.create_container(
             image=self.image,
+            command=self.command,
             environment=self.environment,
             labels=self.labels,
             host_config=self.cli.create_host_config(
