@@ -8,6 +8,8 @@
     │   ├── UnknownName                 a dataset, datakit, warehouse, environment or slice that does not exist
     │   ├── DriverMissing               an optional driver is not installed
     │   ├── UnsupportedProtocol         DATAKIT_RUN speaks a major version that we do not
+    │   ├── ReleaseRefused              a rule of releases forbids it: dirty tree, taken version, too small a bump
+    │   ├── ImageCorrupt                a registry's content is not what its digest or its manifest says
     │   └── ContractError               what the source or the warehouse holds is not what was agreed
     │       ├── ContractMismatch        the live source differs from the contract
     │       ├── SchemaChangeRefused     the policy refuses to change the warehouse's table
@@ -24,11 +26,13 @@
     │   │   ├── TicketExpired
     │   │   └── WrongPrincipal
     │   ├── SecretUnavailable           a secret's file is missing, unreadable or empty
-    │   └── LoginRefused                the server does not let this principal in
+    │   ├── LoginRefused                the server does not let this principal in
+    │   └── RegistryDenied              the registry refuses the login, or this account
     ├── TemporaryError              75  may pass by itself; retry
     │   ├── CredentialsNotReady         no usable ticket or secret was published in time
     │   ├── SourceUnavailable           the source system cannot be reached, or dropped the connection
     │   ├── WarehouseUnavailable        the warehouse cannot be reached, is full, or dropped the connection
+    │   ├── RegistryUnavailable         the registry cannot be reached, is overloaded, full, or broke off
     │   ├── LoadInProgress              another run loads the same dataset into the same warehouse
     │   ├── RowsLost                    rows read, rows written and the server's count differ
     │   └── Interrupted                 SIGTERM or SIGINT; the warehouse is as it was
@@ -150,6 +154,14 @@ class UnsupportedProtocol(ConfigurationError):
     """``DATAKIT_RUN`` speaks a major version of the run protocol that this SDK does not."""
 
 
+class ReleaseRefused(ConfigurationError):
+    """A rule of releases forbids it: a dirty tree, a version that is taken, too small a bump, a failing test."""
+
+
+class ImageCorrupt(ConfigurationError):
+    """What a registry holds is not what its digest or its manifest says; nothing of it may be used."""
+
+
 class ContractError(ConfigurationError):
     """What the source or the warehouse holds is not what was agreed."""
 
@@ -220,6 +232,10 @@ class LoginRefused(AccessDenied):
     """The server does not let this principal in, or does not let it read the object."""
 
 
+class RegistryDenied(AccessDenied):
+    """The registry refuses the login, or does not let this account read or write the repository."""
+
+
 class TemporaryError(DatakitError):
     """May pass by itself; retry."""
 
@@ -237,6 +253,10 @@ class SourceUnavailable(TemporaryError):
 
 class WarehouseUnavailable(TemporaryError):
     """The warehouse cannot be reached, is full, or dropped the connection."""
+
+
+class RegistryUnavailable(TemporaryError):
+    """The registry cannot be reached, is overloaded or full, or broke the transfer off."""
 
 
 class LoadInProgress(TemporaryError):
