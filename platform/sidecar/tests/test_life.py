@@ -35,7 +35,7 @@ def with_ticket(hours: float = 10, renewable: float | None = 168, **options: obj
     state = life(**options)
     state.key_arrived(b"key 1")
     renew_until = None if renewable is None else NOON + renewable * HOUR
-    state.granted(Times(NOON, NOON + hours * HOUR, renew_until), NOON)
+    state.granted(Times(NOON, NOON + hours * HOUR, renew_until), NOON, key=b"key 1")
     state.served((SQL,), {}, NOON)
     state.published()
     return state
@@ -64,7 +64,7 @@ def test_the_same_key_again_is_no_news() -> None:
 def test_services_come_before_publication() -> None:
     state = life(shares_granting=True)
     state.key_arrived(b"key 1")
-    state.granted(Times(NOON, NOON + HOUR), NOON)
+    state.granted(Times(NOON, NOON + HOUR), NOON, key=b"key 1")
 
     assert state.next(NOON) == Decision(Step.SERVICES)
     state.served((SQL,), {}, NOON)
@@ -84,7 +84,7 @@ def test_many_sidecars_do_not_renew_at_the_same_moment() -> None:
     state = life()
     state.random = lambda: 1.0
     state.key_arrived(b"key 1")
-    state.granted(Times(NOON, NOON + 10 * HOUR, NOON + 168 * HOUR), NOON)
+    state.granted(Times(NOON, NOON + 10 * HOUR, NOON + 168 * HOUR), NOON, key=b"key 1")
     state.served((SQL,), {}, NOON)
     state.published()
 
@@ -166,7 +166,7 @@ def test_after_an_outage_of_any_length_it_goes_on() -> None:
     assert now > NOON + 12 * HOUR
 
     assert state.next(now).step is Step.ISSUE
-    state.granted(Times(now, now + 10 * HOUR, now + 168 * HOUR), now)
+    state.granted(Times(now, now + 10 * HOUR, now + 168 * HOUR), now, key=b"key 1")
     assert state.next(now) == Decision(Step.SERVICES)
 
 
@@ -182,7 +182,7 @@ def test_a_denial_is_asked_about_again_after_minutes_and_not_seconds() -> None:
 def test_a_refused_key_is_never_tried_again() -> None:
     state = life()
     state.key_arrived(b"key 1")
-    state.failed(Step.ISSUE, KeyRefused("x"), NOON)
+    state.failed(Step.ISSUE, KeyRefused("x"), NOON, key=b"key 1")
 
     assert state.next(NOON) == Decision(Step.WAIT)
     assert state.next(NOON + 1000 * HOUR) == Decision(Step.WAIT)
@@ -199,7 +199,7 @@ def test_a_refused_new_key_leaves_the_old_ticket_alive_and_renewed() -> None:
     state.key_arrived(b"key 2")
     assert state.next(NOON) == Decision(Step.ISSUE)
 
-    state.failed(Step.ISSUE, KeyRefused("x"), NOON)
+    state.failed(Step.ISSUE, KeyRefused("x"), NOON, key=b"key 2")
 
     assert state.next(NOON) == Decision(Step.WAIT, NOON + 5 * HOUR)
     assert state.next(NOON + 5 * HOUR) == Decision(Step.RENEW)
@@ -208,7 +208,7 @@ def test_a_refused_new_key_leaves_the_old_ticket_alive_and_renewed() -> None:
 def test_without_a_usable_key_a_short_renewal_is_better_than_none() -> None:
     state = with_ticket(hours=10, renewable=12)
     state.key_arrived(b"key 2")
-    state.failed(Step.ISSUE, KeyRefused("x"), NOON)
+    state.failed(Step.ISSUE, KeyRefused("x"), NOON, key=b"key 2")
 
     assert state.next(NOON + 5 * HOUR) == Decision(Step.RENEW)
 
@@ -221,10 +221,30 @@ def test_a_new_key_is_used_at_once_so_that_a_wrong_one_is_known_early() -> None:
     assert state.next(NOON + 1) == Decision(Step.ISSUE)
 
 
+def test_a_key_that_arrives_while_the_former_one_is_refused_is_used() -> None:
+    state = life()
+    state.key_arrived(b"key 1")
+    state.key_arrived(b"key 2")
+
+    state.failed(Step.ISSUE, KeyRefused("x"), NOON, key=b"key 1")
+
+    assert state.next(NOON) == Decision(Step.ISSUE)
+
+
+@pytest.mark.parametrize("used", [None, b"key 1"])
+def test_a_key_that_arrives_while_a_ticket_is_got_without_it_is_used(used: bytes | None) -> None:
+    state = with_ticket()
+    state.key_arrived(b"key 2")
+
+    state.granted(Times(NOON, NOON + HOUR, NOON + 100 * HOUR), NOON, key=used)
+
+    assert state.next(NOON) == Decision(Step.ISSUE)
+
+
 def test_a_service_that_fails_does_not_hold_up_the_others() -> None:
     state = life((SQL, OTHER))
     state.key_arrived(b"key 1")
-    state.granted(Times(NOON, NOON + 10 * HOUR, NOON + 168 * HOUR), NOON)
+    state.granted(Times(NOON, NOON + 10 * HOUR, NOON + 168 * HOUR), NOON, key=b"key 1")
 
     state.served((SQL,), {OTHER: ServiceUnknown("x")}, NOON)
 
@@ -304,10 +324,10 @@ def test_whatever_happens_a_refused_key_is_not_used_and_it_never_stands_still_wi
                 key = event.encode()
                 state.key_arrived(key)
             case "grant":
-                state.granted(Times(now, now + 10 * HOUR, now + 20 * HOUR), now)
+                state.granted(Times(now, now + 10 * HOUR, now + 20 * HOUR), now, key=key)
             case "refuse" if step is Step.ISSUE and key is not None:
                 refused.add(key)
-                state.failed(step, KeyRefused("x"), now)
+                state.failed(step, KeyRefused("x"), now, key=key)
             case "away" | "deny" if step in (Step.ISSUE, Step.RENEW):
                 state.failed(step, KdcSilent("x") if event == "away" else AccountDisabled("x"), now)
             case "serve" | "miss" if step is Step.SERVICES:

@@ -172,7 +172,7 @@ class Agent:
             self._grant_failed(step, error, key)
             return
         with self._changed:
-            self._life.granted(ticket.times, self._now())
+            self._life.granted(ticket.times, self._now(), key=None if key is None else key.fingerprint)
         self._discard(self._granting)
         self._granting = ticket
         details = {
@@ -205,7 +205,7 @@ class Agent:
 
     def _grant_failed(self, step: Step, error: SidecarError, key: Key | None) -> None:
         with self._changed:
-            self._life.failed(step, error, self._now())
+            self._life.failed(step, error, self._now(), key=None if key is None else key.fingerprint)
         self._note(error, "kdc", step.value)
         if not error.retryable:
             kvno = None if key is None or step is not Step.ISSUE else key.kvno

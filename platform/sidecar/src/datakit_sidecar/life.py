@@ -145,10 +145,15 @@ class Life:
         self.retry_now()
         return True
 
-    def granted(self, times: Times, now: float) -> None:
-        """A ticket-granting ticket was issued or renewed; every service wants a new ticket."""
+    def granted(self, times: Times, now: float, *, key: bytes | None = None) -> None:
+        """A ticket-granting ticket is there; every service wants a new ticket.
+
+        :param key: fingerprint of the key that it was issued with; None if it was renewed. Another key may have arrived
+            meanwhile, and is still to be used.
+        """
         self.granting = times
-        self._key_is_new = False
+        if key == self._key:
+            self._key_is_new = False
         self._renewable = times.renew_until is not None
         self._due = now + (times.end - now) * self.renew_at * (1 - self.random() / 10)
         latest = times.end - 2 * self.minimum_life
@@ -158,12 +163,15 @@ class Life:
         self.missing = self.services
         self.unpublished = self.unpublished or self.shares_granting
 
-    def failed(self, step: Step, error: Failure, now: float) -> None:
-        """A ticket-granting ticket could not be issued or renewed."""
-        if isinstance(error, KeyRefused):
-            if self._key is not None:
-                self._refused.add(self._key)
-            self._key_is_new = False
+    def failed(self, step: Step, error: Failure, now: float, *, key: bytes | None = None) -> None:
+        """A ticket-granting ticket could not be issued or renewed.
+
+        :param key: fingerprint of the key that was tried, which need not be the present one any more.
+        """
+        if isinstance(error, KeyRefused) and key is not None:
+            self._refused.add(key)
+            if key == self._key:
+                self._key_is_new = False
         elif step is Step.RENEW and self.has_usable_key and not isinstance(error, KdcUnreachable | KdcSilent):
             self._renewable = False  # whatever the reason is, the key may still do
         else:
