@@ -23,17 +23,101 @@ def run_tests(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_a_new_folder_outside_a_tree_is_valid_and_its_tests_pass(
-    kind: str, tmp_path: Path, datakit: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    made = datakit("new", kind, NAMES[kind])
+def test_a_new_folder_alone_is_valid_and_its_tests_pass(kind: str, tmp_path: Path, datakit: Any) -> None:
+    made = datakit("new", kind, NAMES[kind], "--into", str(tmp_path / "alone"))
     assert 0 == made.code, made.err
-    folder = tmp_path / NAMES[kind]
+    folder = tmp_path / "alone" / NAMES[kind]
     assert 0 == datakit("check", str(folder)).code
     tests = run_tests(folder)
     assert 0 == tests.returncode, tests.stdout
     assert "passed" in tests.stdout
+
+
+def test_an_empty_folder_becomes_a_tree_whose_parts_name_each_other(
+    tmp_path: Path, datakit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    steps = []
+    for kind, name in {**NAMES, "environment": "local"}.items():
+        made = datakit("new", kind, name)
+        assert 0 == made.code, made.err
+        steps.append(made.out.partition("Next: ")[2].strip())
+    assert [
+        "datakit new environment local, say in it where shop is, then datakit contract pull",
+        "datakit new warehouse NAME",
+        "datakit new environment local",
+        "say in it where shop, shop-db are, then datakit doctor --environment local",
+    ] == steps
+
+    project = Project.find()
+    assert (tmp_path, False) == (project.root, project.is_alone)
+    assert ["shop-source"] == [source.manifest.name for source in project.bronze("shop-bronze").sources]
+    ingest = project.warehouse("shop").ingest[0]
+    assert ("shop-bronze", ("shop.example",)) == (ingest.datakit, ingest.datasets)
+    environment = project.environment("local")
+    assert (["shop"], {"shop-db": {"path": "shop.duckdb"}}) == (list(environment.sources), environment.warehouses)
+
+    checked = datakit("check", "--json")
+    assert (0, [], []) == (checked.code, json.loads(checked.out)["problems"], json.loads(checked.out)["notes"])
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert 0 == tests.returncode, tests.stdout
+    assert "5 passed" in tests.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("bronze", "shop-bronze"), "datakit new source NAME"),
+        (("warehouse", "shop"), "datakit new bronze NAME"),
+        (("bronze", "shop-bronze", "--includes", "shop-source"), "there is no source datakit 'shop-source'"),
+    ],
+)
+def test_what_would_refer_to_nothing_is_refused_and_the_next_step_named(
+    tmp_path: Path, datakit: Any, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = datakit("new", *arguments)
+    assert (78, True) == (result.code, says in result.err), result.err
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_bronze_datakit_includes_what_it_is_told_to(tree: Tree, datakit: Any) -> None:
+    assert 0 == datakit("new", "source", "shop-source", "--system", "memory").code
+    assert 0 == datakit("new", "bronze", "shop-bronze", "--system", "memory", "--includes", "shop-source").code
+    bronze = Project.find(tree.root).bronze("shop-bronze")
+    assert ["shop-source"] == [source.manifest.name for source in bronze.sources]
+    wrong = datakit("new", "bronze", "other-bronze", "--includes", "shop-sauce")
+    assert (78, True) == (wrong.code, "did you mean 'shop-source'?" in wrong.err)
+
+
+def test_an_environment_has_a_section_for_each_connection_in_the_words_of_its_adapter(tree: Tree, datakit: Any) -> None:
+    assert 0 == datakit("new", "warehouse", "lake", "--type", "postgres").code
+    made = datakit("new", "environment", "prod")
+    assert 0 == made.code, made.err
+    text = (tree.root / "warehouses/environments/prod.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=../../.datakit/schemas/environment.schema.json\n")
+    environment = Project.find(tree.root).environment("prod")
+    assert {"airline"} == set(environment.sources)
+    assert "lake-db/password" == environment.warehouses["lake-db"]["password"]
+    assert {"path": "finance.duckdb"} == environment.warehouses["finance-db"]
+    assert 0 == datakit("check", "warehouses/environments").code
+    assert 78 == datakit("new", "environment", "prod").code
+
+
+def test_nothing_is_made_inside_a_datakit_that_is_alone(
+    tmp_path: Path, datakit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datakit("new", "source", "shop-source", "--into", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "shop-source")
+    before = sorted(tmp_path.rglob("*"))
+    result = datakit("new", "bronze", "shop-bronze")
+    assert (78, True) == (result.code, f"--into {tmp_path}" in result.err), result.err
+    assert before == sorted(tmp_path.rglob("*"))
+    assert 0 == datakit("new", "environment", "local").code
+    assert {"local"} == set(Project.find().environments()), "where a lone datakit is, its environments are beside it"
 
 
 def test_new_folders_inside_a_tree_find_each_other(
@@ -57,7 +141,7 @@ def test_the_tests_of_a_new_source_fail_once_it_is_broken(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     datakit("new", "source", "shop-source")
-    path = tmp_path / "shop-source" / "datakit.yaml"
+    path = tmp_path / "datakits" / "shop-source" / "datakit.yaml"
     path.write_text(path.read_text().replace("key: [ExampleID]", "key: [Example]"))
     assert 1 == run_tests(path.parent).returncode
 
@@ -66,7 +150,7 @@ def test_the_editors_line_points_at_the_schema(tmp_path: Path, datakit: Any, mon
     monkeypatch.chdir(tmp_path)
     datakit("new", "source", "shop-source")
     for name, schema in (("datakit.yaml", "source"), ("contracts/example.yaml", "contract")):
-        path = tmp_path / "shop-source" / name
+        path = tmp_path / "datakits" / "shop-source" / name
         match = re.match(r"# yaml-language-server: \$schema=(\S+)\n", path.read_text())
         assert match is not None
         assert json_schema(schema) == json.loads((path.parent / match[1]).read_text())

@@ -26,6 +26,14 @@ def schema_line(path: Path, root: Path, name: str) -> str:
     return f"# yaml-language-server: $schema={relative}\n"
 
 
+def write_missing_schemas(root: Path) -> None:
+    """Give a tree its JSON Schemas, if it has none."""
+    from datakit.model.schemas import write_schemas
+
+    if not (root / SCHEMA_FOLDER).is_dir():
+        write_schemas(root / SCHEMA_FOLDER)
+
+
 def render(kind: str, folder: Path, values: dict[str, str]) -> None:
     """Write the template ``kind`` into ``folder``, which is made if need be."""
     _render(files("datakit.cli") / "templates" / kind, folder, values)
@@ -38,4 +46,6 @@ def _render(template: Traversable, target: Path, values: dict[str, str]) -> None
             _render(item, target / item.name, values)
         else:
             text = Template(item.read_text(encoding="utf-8")).substitute(values)
-            (target / item.name.removesuffix(_SUFFIX)).write_text(text, encoding="utf-8")
+            # named like the folder, because pytest by default wants every file of tests to have a name of its own
+            name = item.name.removesuffix(_SUFFIX).replace("NAME", values["module"])
+            (target / name).write_text(text, encoding="utf-8")

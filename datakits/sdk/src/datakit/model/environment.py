@@ -50,15 +50,23 @@ def memory_bytes(memory: Memory) -> int:
 class SourceSystem(Model):
     """Where one source system is, and who reads it."""
 
-    host: Annotated[str, Field(min_length=1, description="Fully qualified name: the SPN is built from it")]
+    host: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Fully qualified name: the SPN is built from it",
+            examples=["sqlserver.corp.example"],
+        ),
+    ]
     port: Annotated[int, Field(gt=0, lt=65536)] = 1433
-    database: Annotated[str, Field(min_length=1)]
+    database: Annotated[str, Field(min_length=1, examples=["NAME"])]
     principal: Annotated[
         str | None,
         text_like(
             r"^[^@/\s]+(/[^@\s]+)?@[^@\s]+$",
             "a Kerberos principal with its realm, such as svc-airline@CORP.EXAMPLE",
             description="The Kerberos principal that connects, user@REALM",
+            examples=["svc-datakit@CORP.EXAMPLE"],
         ),
     ] = None
     server_spn: Annotated[

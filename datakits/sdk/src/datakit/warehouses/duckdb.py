@@ -23,6 +23,7 @@ class DuckDBConnection(Model):
             min_length=1,
             description="The database file, created if missing; its folder is not. ~ is expanded; "
             "a relative path starts at the root of the tree",
+            examples=["NAME.duckdb"],
         ),
     ]
     memory_limit: Annotated[

@@ -21,13 +21,23 @@ class PostgresConnection(Model):
     """Where a PostgreSQL warehouse is: its section of ``environments/NAME.yaml``."""
 
     host: Annotated[
-        str, Field(min_length=1, description="Host name; with gssapi the name that its service principal has")
+        str,
+        Field(
+            min_length=1,
+            description="Host name; with gssapi the name that its service principal has",
+            examples=["postgres.corp.example"],
+        ),
     ]
     port: Annotated[int, Field(gt=0, lt=65536)] = 5432
-    database: Annotated[str, Field(min_length=1)]
-    user: Annotated[str, Field(min_length=1, description="The role that loads; it creates schemas and tables")]
+    database: Annotated[str, Field(min_length=1, examples=["NAME"])]
+    user: Annotated[
+        str, Field(min_length=1, description="The role that loads; it creates schemas and tables", examples=["loader"])
+    ]
     password: Annotated[
-        SecretReference | None, Field(description="The secret that holds the password; read at every connection")
+        SecretReference | None,
+        Field(
+            description="The secret that holds the password; read at every connection", examples=["NAME-db/password"]
+        ),
     ] = None
     gssapi: Annotated[bool, Field(description="Connect with a Kerberos ticket, and refuse anything else")] = False
     principal: Annotated[
