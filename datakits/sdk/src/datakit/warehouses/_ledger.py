@@ -95,9 +95,11 @@ class Ledger:
         )
         if not rows:
             return None
-        run_id, mode, *middle, loaded_at = rows[0]
+        run_id, mode, datakit, count, applied, column, cursor, bounded, sequence, loaded_at = rows[0]
         when = datetime.fromisoformat(loaded_at).astimezone(UTC)
-        return LoadRecord(run_id, dataset, table, LoadMode(mode), *middle, when)
+        return LoadRecord(
+            run_id, dataset, table, LoadMode(mode), datakit, count, applied, column, cursor, bounded, sequence, when
+        )
 
     def key_of(self, table: TableName) -> tuple[tuple[str, ...], LoadMode] | None:
         """Return key and mode of the newest load of the table, by whichever dataset, or None."""
