@@ -62,9 +62,26 @@ records = st.fixed_dictionaries(
     {"id": st.just(1000), "name": st.text(max_size=9), "items": st.lists(st.one_of(items, documents), max_size=4)},
     optional=dict.fromkeys(RECORD_KEYS, scalars),
 )
+SHOWN = ("name", "slug", "fieldName", "filename")
+"""Keys whose text is shown on purpose; everywhere else a text may be a secret."""
+
+
+def encoded(document: Any) -> bytes:
+    """Return a document as JSON, without the canary where everything is shown on purpose."""
+
+    def spare(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: spare(each, name) for name, each in value.items()}
+        if isinstance(value, list):
+            return [spare(each, key) for each in value]
+        return "shown" if key in SHOWN and value == CANARY else value
+
+    return json.dumps(spare(document)).encode()
+
+
 bodies = st.one_of(
-    st.one_of(documents, records).map(lambda document: json.dumps(document).encode()),
-    records.map(lambda document: json.dumps(document).encode()[: len(json.dumps(document)) // 2]),
+    st.one_of(documents, records).map(encoded),
+    records.map(encoded).map(lambda body: body[: len(body) // 2]),
     st.binary(max_size=200),
     st.sampled_from(
         [b"", b"<html>", b"null", b'"' + CANARY.encode() + b'"', b"[" * 5000, b'"\\ud800"', b"\xef\xbb\xbf{}"]

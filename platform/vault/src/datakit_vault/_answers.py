@@ -29,6 +29,7 @@ _CODE: Final = re.compile(
 )
 """The vault's names of problems, and OAuth's (RFC 6749, 5.2). Whatever else stands there might be a secret."""
 _WORD: Final = re.compile(r"[A-Z][A-Za-z]{1,40}")
+_MOMENT: Final = re.compile(r"[0-9T:.Z+-]{4,40}")
 _LONGEST_PAUSE: Final = 86_400.0
 _TEMPORARY: Final = frozenset({500, 502, 503, 504})
 
@@ -100,7 +101,7 @@ def read_record(reference: Reference, body: Secret[bytes], key: bytes) -> Secret
         active=found.get("active") is not False,
         fields=fields,
         marker=marked(key, number, last_change, *(field.marker for field in fields)),
-        last_change=last_change if isinstance(last_change, str) else None,
+        last_change=last_change if isinstance(last_change, str) and _MOMENT.fullmatch(last_change) else None,
         checkout_enabled=found.get("checkOutEnabled") is True,
         checked_out=found.get("checkedOut") is True,
         rotates_when_read=found.get("checkOutEnabled") is True and found.get("checkOutChangePasswordEnabled") is True,
