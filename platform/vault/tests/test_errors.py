@@ -88,6 +88,15 @@ def test_every_way_to_fail_has_its_own_message(fake: FakeVault, open_vault: Call
     assert error.exit_code == (75 if error.retryable else 77 if isinstance(error, errors.AccessDenied) else 78)
 
 
+@pytest.mark.parametrize("fault", ["unavailable", "reset", "html", "denied", "cut-json", "expired-token", "not-found"])
+def test_an_error_names_the_secret_as_it_was_asked_for(fake: FakeVault, vault: Vault, fault: str) -> None:
+    fake.fault(fault, matching="/fields/", times=None)
+    with pytest.raises(errors.VaultError) as caught:
+        vault.read(SVC, "password")
+    assert caught.value.reference == SVC
+    assert str(caught.value.subject).startswith("secret /Kerberos/svc at ")
+
+
 def test_no_two_of_them_say_the_same(fake: FakeVault, open_vault: Callable[..., Vault]) -> None:
     said: dict[str, str] = {}
     for case in ("denied", "inactive", "checkout", "comment", "approval", "checked out", "html", "redirect", "garbage"):

@@ -116,6 +116,20 @@ def test_a_file_that_is_text_can_be_read_as_text(fake: FakeVault, vault: Vault) 
         vault.read_text(SVC, "keytab")
 
 
+@pytest.mark.parametrize("file", [{"filename": None}, {"filename": ""}, {}])
+def test_an_attachment_without_a_name_is_a_file_all_the_same(tmp_path: Path, file: dict[str, object]) -> None:
+    item = {"slug": "keytab", "isFile": True, "fileAttachmentId": 7, **file}
+    answers = {"oauth2": {"access_token": "t"}, "api/v2": {"id": 1, "name": "n", "items": [item]}}
+
+    def answer(request: Request) -> Response:
+        found = next((body for part, body in answers.items() if part in request.url), KEYTAB)
+        return response(200, found)
+
+    vault = Vault(stub_settings(tmp_path), transport=StubTransport(answer))
+    assert vault.record(Reference(1)).fields[0].filename == "keytab"
+    assert vault.read(Reference(1), "keytab").reveal() == KEYTAB
+
+
 def test_a_comment_is_given_where_one_is_wanted(fake: FakeVault, open_vault: Callable[..., Vault]) -> None:
     fake.change("/Kerberos/svc", requires_comment=True)
     vault = open_vault(comment="datakit: ticket renewal & more")

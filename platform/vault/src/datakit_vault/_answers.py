@@ -113,12 +113,14 @@ def read_record(reference: Reference, body: Secret[bytes], key: bytes) -> Secret
 def _field(item: Mapping[str, Any], key: bytes) -> FieldInfo:
     attachment, filename = item.get("fileAttachmentId"), item.get("filename")
     is_file = item.get("isFile") is True
+    if not isinstance(filename, str) or not filename:
+        filename = item["slug"] if attachment else None
     return FieldInfo(
         slug=item["slug"],
         name=item["fieldName"] if isinstance(item.get("fieldName"), str) else item["slug"],
         is_file=is_file,
         is_password=item.get("isPassword") is True,
-        filename=filename if is_file and isinstance(filename, str) and filename else None,
+        filename=filename if is_file else None,
         marker=marked(key, item["slug"], attachment, filename, item.get("itemValue")),
     )
 

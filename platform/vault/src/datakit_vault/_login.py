@@ -11,10 +11,10 @@ import copy
 import os
 import secrets
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from datakit_vault import _answers, errors
@@ -28,6 +28,8 @@ _DEFAULT_LIFE: Final = 300.0
 """Seconds that a token is trusted for if the vault does not say how long it lives."""
 _EARLY: Final = 60.0
 """Seconds before its end that a token is replaced; of a short-lived one, a fifth of its life."""
+_PATIENCE: Final = 10.0
+"""Seconds before a renewal that failed is tried again, while the token still works."""
 _LONGEST_LIFE: Final = 30 * 86_400.0
 _MOST_BYTES: Final = 64 * 2**10
 
@@ -84,23 +86,21 @@ class Login:
                 return grant  # another thread was faster
             if self._tries != tries and self._failure is not None:
                 raise copy.copy(self._failure)  # another thread has just failed; its traceback is its own
+            self._failure = None
             if must:
                 self._grant = None
             try:
-                self._grant = grant = self._ask()
+                self._grant = self._ask()
             except errors.VaultError as error:
-                if not must and isinstance(error, errors.TemporaryError) and self._is_good(instead_of):
-                    return instead_of  # it is early; the old token still works
-                self._failure = copy.copy(error)
-                raise
-            else:
-                self._failure = None
-                return grant
+                now = self._clock.monotonic()
+                if must or grant is None or now >= grant.ends_at or not isinstance(error, errors.TemporaryError):
+                    self._failure = copy.copy(error)
+                    raise
+                # it is early, and the old token still works; the next calls should not all wait for a login
+                self._grant = replace(grant, renew_at=now + _PATIENCE)
             finally:
                 self._tries += 1
-
-    def _is_good(self, grant: Grant | None) -> TypeGuard[Grant]:
-        return grant is not None and self._clock.monotonic() < grant.ends_at
+            return self._grant
 
     def _ask(self) -> Grant:
         names = ("username", "password") if self._settings.kind == "secret-server" else ("client_id", "client_secret")

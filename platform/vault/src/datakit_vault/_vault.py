@@ -162,13 +162,17 @@ class Vault:
 
     # One request -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, reference: Reference, question: _Question) -> Response:
-        """Ask about a secret, with a new token if the old one is refused."""
+    def _ask(self, reference: Reference, question: _Question, *, named: Reference | None = None) -> Response:
+        """Ask about a secret, with a new token if the old one is refused.
+
+        :param named: what errors call the secret, if not by ``reference``.
+        """
         grant = self._login.grant()
-        response = self._send(grant, reference, question)
+        response = self._send(grant, question.request(grant, reference), named or reference)
         if response.status == HTTPStatus.UNAUTHORIZED:
             grant = self._login.replace(grant)
-            response = self._send(grant, reference, question)
+            response = self._send(grant, question.request(grant, reference), named or reference)
+        reference = named or reference
         if response.status == HTTPStatus.UNAUTHORIZED:
             raise errors.TokenRefused(
                 "the vault refuses a token that it has just issued",
@@ -185,9 +189,8 @@ class Vault:
             )
         return response
 
-    def _send(self, grant: Grant, reference: Reference, question: _Question) -> Response:
+    def _send(self, grant: Grant, request: Request, reference: Reference) -> Response:
         host = urlsplit(grant.base).netloc
-        request = question.request(grant, reference)
 
         def once() -> Response:
             response = self._transport.send(request)
@@ -309,12 +312,15 @@ class Vault:
         if record.checkout_enabled:
             query = {"autoCheckout": "true", "autoCheckIn": "true"} | self._auto_comment()
             with self._checkouts:  # this account's other threads must not find it checked out
-                response = self._ask(reference, _Question(path, query=query))
+                response = self._ask(reference, _Question(path, query=query), named=record.reference)
         elif record.requires_comment:
             body = {"comment": self.settings.comment, "noAutoCheckout": True}
-            response = self._ask(reference, _Question(f"/restricted{path}", method="POST", body=body))
+            question = _Question(f"/restricted{path}", method="POST", body=body)
+            response = self._ask(reference, question, named=record.reference)
         else:
-            response = self._ask(reference, _Question(path, query=_NO_CHECKOUT))
+            response = self._ask(reference, _Question(path, query=_NO_CHECKOUT), named=record.reference)
+        if response.status == HTTPStatus.NOT_FOUND:
+            self._refuse_empty(record, field)  # the secret was there a moment ago
         if response.status in _DENIALS:
             raise self._explain(record.reference, response, self._access_if_possible(reference))
         return response
@@ -329,6 +335,8 @@ class Vault:
                 )
             value = response.body
         else:
+            if response.body == Secret(b"null"):
+                self._refuse_empty(record, field)
             text = _answers.read_text(response.body)
             response.body.wipe()
             if text is None:
