@@ -17,7 +17,8 @@ from .conftest import StubTransport, stub_settings
 from .test_canary import all_that_an_error_tells
 
 CANARY = "canaryvalue"
-FOLDER = Path(tempfile.mkdtemp(prefix="datakit-vault-fuzz-"))
+_folder = tempfile.TemporaryDirectory(prefix="datakit-vault-fuzz-")  # removed when the process ends
+FOLDER = Path(_folder.name)
 SETTINGS = stub_settings(FOLDER)
 ONCE = RetryPolicy(attempts=1)
 
