@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datakit_lab.kubernetes import KubernetesDouble
 
-from .conftest import NAMESPACE, Cluster, container, pod
+from .conftest import IMAGE, NAMESPACE, Cluster, container, pod
 
 pytestmark = pytest.mark.docker
 
@@ -147,3 +151,33 @@ def test_a_kubeconfig_is_for_its_owner_and_a_double_leaves_nothing(double: Kuber
         kept = other.kubeconfig
     assert other.pods() == []
     assert not kept.exists()
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "lab.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("kubeconfig")
+
+
+def test_what_a_killed_double_left_is_removed_by_the_next_one() -> None:
+    script = """
+import os, signal, sys
+from datakit_lab.kubernetes import KubernetesDouble
+with KubernetesDouble() as double:
+    pod = {"name": "base", "image": sys.argv[1], "command": ["sleep", "600"]}
+    double.create("pods", {"metadata": {"name": "orphan"}, "spec": {"containers": [pod]}})
+    while double.pods()[0]["status"]["phase"] != "Running":
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script, IMAGE], check=False)
+
+    def orphans() -> str:
+        command = ["docker", "ps", "-aq", "--filter", "label=io.kubernetes.pod.name=orphan"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert orphans() != ""
+    with KubernetesDouble():
+        assert orphans() == ""
