@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_datakit.assets import bronze_asset
     from airflow_datakit.operator import DatakitOperator
+    from airflow_datakit.secrets import DelineaSecretsBackend
     from airflow_datakit.slices import ingest_slices
     from airflow_datakit.warehouses import dags_from_warehouses
 
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "DatakitOperator": "airflow_datakit.operator",
+    "DelineaSecretsBackend": "airflow_datakit.secrets",
     "bronze_asset": "airflow_datakit.assets",
     "dags_from_warehouses": "airflow_datakit.warehouses",
     "ingest_slices": "airflow_datakit.slices",
@@ -33,6 +35,7 @@ _MODULES = {
 
 __all__ = [
     "DatakitOperator",
+    "DelineaSecretsBackend",
     "__version__",
     "bronze_asset",
     "dags_from_warehouses",

@@ -26,6 +26,7 @@ from airflow_datakit._tree import chosen_environment, chosen_project
 from airflow_datakit.assets import asset_of
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
 _LONGEST_RUN_ID = 250
@@ -139,6 +140,20 @@ class DatakitTask(BaseOperator):
         if self.spec.ccache_name:
             variables["KRB5CCNAME"] = f"FILE:{tickets}/{self.spec.ccache_name}"
         return variables
+
+    def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
+        """Return what OpenLineage wants to know before the run: its input and its output."""
+        from airflow_datakit._lineage import lineage
+
+        return lineage(self.spec, None)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002  # its interface
+        """Return input and output with their rows, and the error of a run that failed."""
+        from airflow_datakit._lineage import lineage
+
+        return lineage(self.spec, self.report)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
 
     def log_line(self, line: str) -> None:
         """Write one line of the datakit into the task's log, at the level that the datakit gave it."""

@@ -14,6 +14,7 @@ def get_provider_info() -> dict[str, Any]:
         "name": "Datakit",
         "description": "Datakits in Airflow: one DAG on a process, on Docker and on Kubernetes",
         "versions": [__version__],
+        "secrets-backends": ["airflow_datakit.secrets.DelineaSecretsBackend"],
         "config": {
             "datakit": {
                 "description": "Datakits, warehouses and the environment that this Airflow runs them in",
