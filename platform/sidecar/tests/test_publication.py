@@ -71,7 +71,7 @@ def test_a_group_that_the_sidecar_is_not_in_is_told_before_anything_is_asked_for
 
     done = as_nobody(house)
 
-    assert done.returncode == 75
+    assert done.returncode == 78
     assert "may not give files to uid -1, gid 2000" in done.stderr
     assert "supplementalGroups" in done.stderr
     assert house.vault.requests == ()

@@ -7,6 +7,7 @@
     │   ├── InvalidSettings             the configuration file or an environment variable
     │   ├── UnsafeVolume                a folder on a disk, or one that others may write to
     │   ├── PathTaken                   what stands at a path to publish to is somebody else's
+    │   ├── OwnerRefused                files may not be given to the configured owner or group
     │   ├── KeytabInvalid               the vault's keytab is empty, garbage or another principal's
     │   ├── RealmUnknown                no KDC is known for the realm
     │   └── EnctypeRefused              KDC and key share no encryption type
@@ -54,6 +55,7 @@ __all__ = [
     "KeyRefusedBefore",
     "KeytabInvalid",
     "NotReady",
+    "OwnerRefused",
     "PasswordExpired",
     "PathTaken",
     "PolicyRefused",
@@ -150,6 +152,10 @@ class UnsafeVolume(ConfigurationError):
 
 class PathTaken(ConfigurationError):
     """What stands at a path to publish to belongs to somebody else, or another sidecar publishes there."""
+
+
+class OwnerRefused(ConfigurationError):
+    """This process may not give files to the configured owner or group."""
 
 
 class KeytabInvalid(ConfigurationError):

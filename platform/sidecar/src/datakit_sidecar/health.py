@@ -10,6 +10,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _SECONDS: Final = 5.0
 _LARGEST_BYTES: Final = 8192
 _MOST_AT_ONCE: Final = 16
+_PAUSE_SECONDS: Final = 0.05
 _REASONS: Final = {
     200: "OK",
     400: "Bad Request",
@@ -78,7 +80,8 @@ class HealthServer:
             except OSError:
                 if self._listener.fileno() == -1:
                     return
-                continue  # the peer went away before it was accepted
+                time.sleep(_PAUSE_SECONDS)  # the peer went away already, or there is no descriptor left
+                continue
             if not self._free.acquire(blocking=False):
                 connection.close()
                 continue

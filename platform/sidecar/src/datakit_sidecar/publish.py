@@ -18,7 +18,7 @@ from typing import Final
 
 from datakit_vault import Secret
 
-from datakit_sidecar.errors import PathTaken, PublishFailed, SidecarError, UnsafeVolume
+from datakit_sidecar.errors import OwnerRefused, PathTaken, PublishFailed, SidecarError, UnsafeVolume
 from datakit_sidecar.settings import PublishSettings
 
 MEMORY_FILESYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
@@ -68,6 +68,7 @@ class Publisher:
         :returns: what is doubtful, in words for a log.
         :raises UnsafeVolume: a folder is on a disk.
         :raises PathTaken: another sidecar publishes there, or something that is no folder stands there.
+        :raises OwnerRefused: files may not be given to the configured owner or group.
         :raises PublishFailed: it cannot be written to.
         """
         doubts = []
@@ -237,7 +238,7 @@ class Publisher:
     def hand_over(self, path: Path) -> None:
         """Give a file the configured owner, group and mode.
 
-        :raises PublishFailed: this process may not.
+        :raises OwnerRefused: this process may not.
         """
         self._hand_over(path, self._settings.mode)
 
@@ -248,7 +249,7 @@ class Publisher:
             try:
                 os.chown(path, uid, gid, follow_symlinks=False)
             except PermissionError:
-                raise PublishFailed(
+                raise OwnerRefused(
                     f"this process (uid {os.geteuid()}, groups {_groups()}) may not give files to "
                     f"uid {uid}, gid {gid} (-1: unchanged)",
                     subject=str(path.parent),

@@ -31,7 +31,8 @@ from datakit_sidecar.watch import Watch
 _log = logging.getLogger(__name__)
 _ONE_TRY: Final = RetryPolicy(attempts=1)
 """The vault is asked again by the watch, which knows how urgent it is."""
-_AUDIT_RETRY_SECONDS: Final = 10.0
+_AT_FIRST_SECONDS: Final = 10.0
+"""How long the first tickets may be expected any moment."""
 KRB5_CONF: Final = "krb5.conf"
 """Published beside the tickets for whoever uses them."""
 
@@ -173,19 +174,39 @@ def run(settings: Settings, signals: Signals, *, stdout: IO[str] | None = None) 
         serve(sidecar)
         sidecar.start("run")
         _log.info("%s", _summary(settings))
-        announced = False
+        readiness = _Readiness(sidecar.board)
         while True:
-            number = signals.next(0.05 if not announced else _AUDIT_RETRY_SECONDS)
+            number = signals.next(readiness.note())
             sidecar.audit.retry()
-            if not announced and not sidecar.board.reasons():
-                announced = True
-                _log.info("ready: every ticket and secret is published")
             if number in (signal.SIGTERM, signal.SIGINT):
                 break
             if number is not None:
                 _log.info("%s: reading the vault again", number.name)
                 sidecar.look_now(renew=number == signal.SIGUSR1)
         sidecar.stop(number.name, destroy=not settings.publish.leave)
+
+
+class _Readiness:
+    """Says in the log when it becomes ready, and when and why not."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._since = time.monotonic()
+        self._ready: bool | None = None
+
+    def note(self) -> float:
+        """Look, and return the seconds after which to look again."""
+        reasons = self._board.reasons()
+        now = time.monotonic()
+        if self._ready is None and reasons and now - self._since < _AT_FIRST_SECONDS:
+            return 0.05
+        if self._ready is not (not reasons):
+            if reasons:
+                _log.warning("not ready: %s", "; ".join(reasons))
+            else:
+                _log.info("ready after %.1f s: every ticket and secret is published", now - self._since)
+            self._ready, self._since = not reasons, now
+        return 5.0 if self._ready else 1.0
 
 
 def once(settings: Settings, signals: Signals, *, seconds: float, stdout: IO[str] | None = None) -> None:
@@ -221,14 +242,14 @@ def once(settings: Settings, signals: Signals, *, seconds: float, stdout: IO[str
 def _hopeless(board: Board) -> Failure | None:
     """Return an error that trying again cannot help, of something that is not published."""
     with board.open():
-        errors = [each.error for each in board.tickets.values() if not set(each.wanted) <= each.ends.keys()]
+        errors = [each.trouble for each in board.tickets.values() if not set(each.wanted) <= each.ends.keys()]
         errors += [each.error for each in board.secrets.values() if each.published_at is None]
     return next((error for error in errors if error is not None and not error.retryable), None)
 
 
 def _last_error(board: Board) -> Failure | None:
     with board.open():
-        errors = [each.error for each in board.tickets.values()] + [each.error for each in board.secrets.values()]
+        errors = [each.trouble for each in board.tickets.values()] + [each.error for each in board.secrets.values()]
     return next((error for error in errors if error is not None), None)
 
 

@@ -24,7 +24,8 @@ class Tickets:
     :ivar ends: what is published → when it expires; ``krbtgt`` stands for the ticket-granting ticket.
     :ivar wanted: what has to be published.
     :ivar kvno: version of the key in use; None if a password does not tell.
-    :ivar error: what went wrong last, until it goes well.
+    :ivar error: what went wrong last with a ticket, until it goes well.
+    :ivar key_error: what is wrong with the key in the vault, until it is right.
     """
 
     wanted: tuple[str, ...]
@@ -35,6 +36,12 @@ class Tickets:
     rotated_at: float | None = None
     next_at: float | None = None
     error: Failure | None = None
+    key_error: Failure | None = None
+
+    @property
+    def trouble(self) -> Failure | None:
+        """What has to be solved first."""
+        return self.key_error or self.error
 
 
 @dataclass(slots=True)
@@ -105,12 +112,12 @@ class Board:
             end = tickets.ends.get(wanted)
             what = f"{name}: " + ("the ticket-granting ticket" if wanted == "krbtgt" else f"the ticket for {wanted}")
             if end is None:
-                yield f"{what} is not published{_because(tickets.error)}"
+                yield f"{what} is not published{_because(tickets.trouble)}"
             elif end <= now:
-                yield f"{what} expired {now - end:.0f} s ago{_because(tickets.error)}"
+                yield f"{what} expired {now - end:.0f} s ago{_because(tickets.trouble)}"
             elif end - now < self._minimum_life:
                 least = f"less than {self._minimum_life:.0f} s"
-                yield f"{what} has {end - now:.0f} s left, {least}{_because(tickets.error)}"
+                yield f"{what} has {end - now:.0f} s left, {least}{_because(tickets.trouble)}"
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as the probes' answer shows it."""
@@ -134,7 +141,7 @@ def _ticket_json(tickets: Tickets, now: float) -> Mapping[str, Any]:
         "renewed": tickets.renewals,
         "rotated_at": _iso(tickets.rotated_at),
         "next_at": _iso(tickets.next_at),
-        "error": None if tickets.error is None else tickets.error.as_json(),
+        "error": None if tickets.trouble is None else tickets.trouble.as_json(),
     }
 
 

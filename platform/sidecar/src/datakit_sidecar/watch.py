@@ -37,6 +37,7 @@ class _Item:
 
     :ivar take: gets its record when its marker changed; raises what is wrong.
     :ivar is_gone: whether what was published of it is no longer there.
+    :ivar asked: how often somebody wanted it looked at out of turn.
     """
 
     name: str
@@ -46,6 +47,7 @@ class _Item:
     failed: Callable[[Failure], None]
     is_gone: Callable[[], bool] = lambda: False
     marker: str | None = None
+    asked: int = 0
     due: float = 0.0
     tries: Tries = field(default_factory=Tries)
 
@@ -98,6 +100,7 @@ class Watch:
                 if name in (None, item.name):
                     item.due = 0.0
                     item.marker = None
+                    item.asked += 1
                     item.tries.reset()
             self._changed.notify()
 
@@ -107,16 +110,17 @@ class Watch:
                 if self._stopped:
                     return
                 now = self._now()
-                item = min(self._items, key=lambda each: each.due, default=None)
-                due = now + _LONGEST_WAIT if item is None else min(item.due, now + self._settings.vault_every)
-                if item is None or due > now:
-                    self._changed.wait(max(0.01, min(_LONGEST_WAIT, due - now)))
+                for item in self._items:
+                    item.due = min(item.due, now + self._settings.vault_every)  # the clock may have been set back
+                item = min(self._items, key=lambda each: each.due)
+                if item.due > now:
+                    self._changed.wait(max(0.01, min(_LONGEST_WAIT, item.due - now)))
                     continue
-                marker = item.marker
                 item.due = now + self._settings.vault_every
-            self._look(item, marker)
+                marker, asked = item.marker, item.asked
+            self._look(item, marker, asked)
 
-    def _look(self, item: _Item, marker: str | None) -> None:
+    def _look(self, item: _Item, marker: str | None, asked: int) -> None:
         began = time.monotonic()
         try:
             record = self._vault.record(item.reference)
@@ -124,7 +128,7 @@ class Watch:
             if record.marker != marker or item.is_gone():
                 item.take(record)
                 with self._changed:
-                    if item.marker == marker:  # else a new look was asked for meanwhile
+                    if item.asked == asked:  # else the value is to be read once more
                         item.marker = record.marker
             item.seen()
         except (VaultError, SidecarError) as error:
@@ -158,16 +162,13 @@ class Watch:
         principal = agent.principal
 
         def take(record: SecretRecord) -> None:
-            with_value = self._read(record, principal.key.field, principal.name)
-            self._take_key(agent, with_value)
+            self._take_key(agent, self._read(record, principal.key.field, principal.name))
 
-        def failed(error: Failure) -> None:
+        def note(error: Failure | None) -> None:
             with self._board.open() as board:
-                tickets = board.tickets[principal.name]
-                if not tickets.ends or tickets.error is None:
-                    tickets.error = error
+                board.tickets[principal.name].key_error = error
 
-        return _Item(principal.name, principal.key.secret, take, lambda: None, failed)
+        return _Item(principal.name, principal.key.secret, take, lambda: note(None), note)
 
     def _take_key(self, agent: Agent, value: Secret[bytes]) -> None:
         principal = agent.principal
