@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ad test-airflow test-slow lint bench
+.PHONY: help demo test test-ad test-airflow test-slow lint bench soak
 
 help: ## what can be made (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test-slow: ## every test that takes minutes
 
 lint: ## style, types and layers
 	@scripts/lint
+
+soak: ## ten minutes of a sidecar whose KDC and vault fail at random; ARGS="--minutes 2 --seed 7"
+	@scripts/soak $(ARGS)
 
 bench: ## the measurements of benchmarks/README.md
 	@scripts/bench $(ARGS)
