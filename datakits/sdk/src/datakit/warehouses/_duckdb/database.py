@@ -28,7 +28,9 @@ from datakit.warehouses._ledger import Execute
 _LOCKED: Final = re.compile(r"Conflicting lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
 _CORRUPT: Final = re.compile(r"[Cc]orrupt|Failure while replaying WAL")
 _FULL: Final = re.compile(
-    r"No space left on device|disk quota exceeded|File too large|Out of (disk )?space", re.IGNORECASE
+    # DuckDB spills no more than nine tenths of the room that there is, and then cannot "offload data block"
+    r"No space left on device|disk quota exceeded|File too large|Out of (disk )?space|failed to offload data block",
+    re.IGNORECASE,
 )
 
 _locks: dict[str, threading.Lock] = {}
