@@ -64,7 +64,6 @@ def test_it_publishes_nothing(house: Any) -> None:
 
 def test_a_wrong_key_is_tried_once_however_often_it_is_asked(house: Any) -> None:
     house.kdc.lock_after("svc-datakit", 3)
-    house.cache.parent.mkdir()
     house.kdc.rotate("svc-datakit")
 
     first = findings(house, expected=78)["key of svc-datakit@LAB.TEST"]
@@ -264,3 +263,5 @@ def test_a_folder_of_another_user_is_bad(house: Any) -> None:
 
     assert done.returncode == 78
     assert "this user (uid 65534) may not write there" in done.stdout
+    assert "none was tried" in done.stdout
+    assert "the KDC takes it" not in done.stdout

@@ -73,7 +73,7 @@ class Publisher:
         """
         doubts = []
         for folder in folders:
-            self._make(folder)
+            self.make_folder(folder)
             self._check_volume(folder)
             self._take(folder)
             for left in folder.glob(f"{_TEMPORARY}*"):  # of a process that was killed
@@ -129,7 +129,7 @@ class Publisher:
                 os.close(descriptor)
 
         if not self._closed:
-            self._make(folder)
+            self.make_folder(folder)
         return self.publish(folder / name, write)
 
     def has_secret(self, path: Path, value: Secret[bytes]) -> bool:
@@ -173,7 +173,11 @@ class Publisher:
             self._held.clear()
             return removed
 
-    def _make(self, folder: Path) -> None:
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder, with those above it, that only readers may enter; one that exists is left as it is.
+
+        :raises PublishFailed, PathTaken, OwnerRefused: it cannot be made.
+        """
         with self._failures(folder):
             missing = [each for each in (folder, *folder.parents) if not each.exists()]
             for each in reversed(missing):

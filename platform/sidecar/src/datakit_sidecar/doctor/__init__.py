@@ -19,8 +19,8 @@ __all__ = ["Finding", "State", "examine"]
 def examine(settings: Settings) -> Iterator[Finding]:
     """Yield what was found, good and bad, from the machine outwards.
 
-    It publishes nothing and leaves a running sidecar alone. Each principal's key is used once at the most: a wrong one
-    counts as one try.
+    It publishes nothing and leaves a running sidecar alone. Each principal's key is used once at the most, and one that
+    is refused is remembered as the sidecar would: a wrong key counts as one try, however often the doctor is asked.
     """
     yield Finding("configuration", State.GOOD, settings.source)
     yield from examine_process()

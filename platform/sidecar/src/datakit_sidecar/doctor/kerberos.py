@@ -5,6 +5,7 @@ A key is used once at the most, and not at all if a KDC has refused it before.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
@@ -18,6 +19,7 @@ from datakit_sidecar.errors import KeyRefused, KeyRefusedBefore, SidecarError
 from datakit_sidecar.kdc_calls import KdcCalls
 from datakit_sidecar.kerberos import Realm, Ticket, new_context
 from datakit_sidecar.keytab import ENCTYPES, Key, Password, entries, key_of_keytab
+from datakit_sidecar.publish import Publisher
 from datakit_sidecar.refusals import Refusals
 from datakit_sidecar.settings import KerberosSettings, PrincipalSettings, Settings
 
@@ -97,11 +99,20 @@ def examine_principals(settings: Settings, values: dict[str, Secret[bytes]]) -> 
     except SidecarError as error:
         yield Finding.of("krb5.conf", error)
         return
-    refusals = Refusals(settings.publish.tickets)
+    folder = settings.publish.tickets
+    existing = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # noqa: PTH110 - no error
+    if values and not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding(
+            "keys",
+            State.DOUBTFUL,
+            f"none was tried: a refusal could not be remembered in {folder}, and each further look would be a wrong try",
+            "run the doctor as the sidecar's user",
+        )
+        return
     realm = Realm(kerberos)
     for principal in settings.principals:
         if principal.name in values:
-            examination = _Examination(settings, kerberos, principal, realm, refusals)
+            examination = _Examination(settings, kerberos, principal, realm)
             try:
                 yield from examination.run(values[principal.name])
             finally:
@@ -115,12 +126,11 @@ class _Examination:
         kerberos: KerberosSettings,
         principal: PrincipalSettings,
         realm: Realm,
-        refusals: Refusals,
     ) -> None:
         self._settings = settings
         self._principal = principal
         self._realm = realm
-        self._refusals = refusals
+        self._refusals = Refusals(settings.publish.tickets)
         self._calls = KdcCalls(principal.name, kerberos.timeout)
         self._context = new_context()
         self._subject = f"key of {principal.name}"
@@ -134,6 +144,7 @@ class _Examination:
             ticket = self._calls.run("no ticket", lambda context: self._realm.first_ticket(context, key))
         except SidecarError as error:
             if isinstance(error, KeyRefused) and not isinstance(error, KeyRefusedBefore):
+                Publisher(self._settings.publish).make_folder(self._settings.publish.tickets)
                 self._refusals.remember(self._context, key)
             yield Finding.of(self._subject, error)
             return
