@@ -270,6 +270,40 @@ def postgres(
 
 
 @app.command()
+def registry(
+    directory: Annotated[Path | None, typer.Option(help="Where images are kept; a passing one if left out.")] = None,
+    port: Annotated[int, typer.Option(help="Loopback port, 0 for a free one.")] = 15000,
+    user: Annotated[
+        str | None, typer.Option(help="Let only this user in, with a new password that is printed; else everybody.")
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="With a certificate of an authority of its own.")] = False,
+) -> None:
+    """Run only a registry of images, in the foreground: Debian's docker-registry."""
+    import contextlib
+    import secrets
+    import tempfile
+
+    from datakit_lab.certificates import issue_certificate
+    from datakit_lab.registry import Registry
+
+    _end_on_sigterm()
+    with contextlib.ExitStack() as stack:
+        password = secrets.token_urlsafe(12)
+        certificate = None
+        if tls:
+            folder = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="datakit-lab-")))
+            certificate = issue_certificate(folder / "certificates", Registry.names())
+        users = {user: password} if user else None
+        server = stack.enter_context(Registry(directory, port=port, users=users, certificate=certificate))
+        lines = [f"The registry answers at {server.name}.", f"export DATAKIT_REGISTRY={server.name}"]
+        if certificate is not None:
+            lines.append(f"export DATAKIT_REGISTRY_CA={certificate.authority}")
+        if user:
+            lines.append(f"user: {user}, password: {password}")
+        _until_interrupted(lines)
+
+
+@app.command()
 def kubernetes(
     directory: Annotated[
         Path | None, typer.Option(help="Where kubeconfig and certificates are put; a passing one if left out.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from datakit_lab.errors import LabUnavailable, ProgramMissing
-from datakit_lab.network import LOOPBACK, accepts, free_port
+from datakit_lab.network import LOOPBACK, accepts, free_port, own_names
 from datakit_lab.processes import ChildProcess, Server
 
 if TYPE_CHECKING:
@@ -60,6 +60,20 @@ class Registry(Server):
         self._token = token
         self._users = users
         self._largest_file = largest_file
+
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """Return the names that a certificate of it needs: every one that it is called by on this machine."""
+        return ("registry.localhost", *own_names(), LOOPBACK)
+
+    @property
+    def name(self) -> str:
+        """What people call it: ``registry.localhost:PORT``.
+
+        Names below localhost are this machine (RFC 6761), and the ``datakit`` command takes them so. Debian's resolver,
+        which a Docker engine asks, does only with ``libnss-myhostname`` or a line in ``/etc/hosts``.
+        """
+        return f"registry.localhost:{self.port}"
 
     @property
     def host(self) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from datakit.cli import check, contract, doctor, new, preview, run, schema
+from datakit.cli import build, check, contract, doctor, new, preview, release, releases, run, schema
 from datakit.cli._output import show_error, show_unexpected, use_json
 from datakit.errors import ConfigurationError, DatakitError, Interrupted
 
@@ -35,6 +35,11 @@ app.command("check")(check.check)
 app.command("preview")(preview.preview)
 app.add_typer(contract.app, name="contract")
 app.command("run")(run.run)
+app.command("build")(build.build)
+app.command("release")(release.release)
+app.command("releases")(releases.releases)
+app.command("show")(releases.show)
+app.command("verify")(releases.verify)
 app.command("doctor")(doctor.doctor)
 app.command("schema")(schema.schema)
 

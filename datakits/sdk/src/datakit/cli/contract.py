@@ -95,7 +95,11 @@ def check(datasets: Datasets = None, environment: Environment = None, json_: Jso
 def diff(
     before: Annotated[
         str,
-        typer.Argument(metavar="A", autocompletion=complete_dataset, help="A contract's file, or CONNECTION.DATASET."),
+        typer.Argument(
+            metavar="A",
+            autocompletion=complete_dataset,
+            help="A contract's file, CONNECTION.DATASET, or a release NAME@VERSION.",
+        ),
     ],
     after: Annotated[
         str | None,
@@ -109,7 +113,11 @@ def diff(
     """Show what changes from contract A to contract B. Exit code 0 if nothing does, else 78.
 
     A dataset stands for its contract in the tree; [bold]live:[/bold]CONNECTION.DATASET for what its source has now.
+    Two releases are compared dataset by dataset, with the bump that each change calls for.
     """
+    if after is not None and ("@" in before or "@" in after) and not Path(before).exists():
+        _diff_releases(before, after, json_)
+        return
     from datakit.model.contract import diff_contracts
 
     if after is None:
@@ -128,6 +136,20 @@ def diff(
         out().print("no difference", markup=False)
     if changes:
         raise typer.Exit(ContractMismatch.exit_code)
+
+
+def _diff_releases(before: str, after: str, as_json: bool) -> None:
+    from datakit.cli.releases import released_differences
+
+    found = released_differences(before, after)
+    if as_json:
+        print_json({"before": before, "after": after, "changes": [each.as_json() for each in found]})
+    for each in () if as_json else found:
+        out().print(f"  {each.dataset or 'landing'}: {each.words} ({each.bump})", markup=False)
+    if found:
+        raise typer.Exit(ContractMismatch.exit_code)
+    if not as_json:
+        out().print("no difference", markup=False)
 
 
 @dataclass(frozen=True, slots=True)

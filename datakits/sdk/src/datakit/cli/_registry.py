@@ -1,0 +1,136 @@
+"""Which registry a command talks to, and how it logs in: options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datakit.errors import ConfigurationError, DatakitError, UnknownName
+
+if TYPE_CHECKING:
+    from datakit.model.project import Project
+    from datakit.release.registry import Registry, Release
+
+_PANEL = "Registry"
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        metavar="HOST/PATH",
+        rich_help_panel=_PANEL,
+        help="[dim]Default: DATAKIT_REGISTRY, else the one that the environments of the tree name[/dim]",
+    ),
+]
+User = Annotated[
+    str | None,
+    typer.Option(
+        "--username",
+        rich_help_panel=_PANEL,
+        help="[dim]Default: DATAKIT_REGISTRY_USER, else what docker login left[/dim]",
+    ),
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--password-file",
+        rich_help_panel=_PANEL,
+        help="[dim]Default: DATAKIT_REGISTRY_PASSWORD_FILE, else as above[/dim]",
+    ),
+]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        rich_help_panel=_PANEL,
+        help="Authority of the registry's certificate. [dim]Default: DATAKIT_REGISTRY_CA, else Docker's certs.d[/dim]",
+    ),
+]
+
+
+def _complete_datakit(names: Callable[[Project], list[str]]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        from datakit.model.project import Project
+
+        try:
+            return [name for name in sorted(names(Project.find())) if name.startswith(incomplete)]
+        except DatakitError:  # a broken tree completes nothing; the command will say why
+            return []
+
+    return complete
+
+
+complete_datakit = _complete_datakit(lambda project: list(project.datakit_files))
+Datakit = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=complete_datakit, help="A datakit of the tree: its name.")
+]
+ReleaseName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME@VERSION", autocompletion=complete_datakit, help="A release, such as airline-source@1.2.3."
+    ),
+]
+
+
+def registry_address(chosen: str | None) -> str:
+    """Return the registry to talk to.
+
+    :raises ConfigurationError: none is named, or the tree names several.
+    """
+    from datakit.model.project import Project
+
+    if given := chosen or os.environ.get("DATAKIT_REGISTRY"):
+        return given
+    try:
+        environments = Project.find().environments()
+    except ConfigurationError:  # releases are looked at from anywhere; then nothing but the variable names a registry
+        environments = {}
+    named = sorted({environment.registry for environment in environments.values() if environment.registry})
+    if len(named) == 1:
+        return named[0]
+    raise ConfigurationError(
+        f"the environments name {len(named)} registries: {', '.join(named)}" if named else "no registry is chosen",
+        fix="choose one: --registry HOST/PATH, or export DATAKIT_REGISTRY=HOST/PATH",
+    )
+
+
+def open_chosen(address: str | None, user: str | None, password_file: Path | None, ca_file: Path | None) -> Registry:
+    """Open the registry that the options choose."""
+    from datakit.release.registry import open_registry
+
+    return open_registry(registry_address(address), user=user, password_file=password_file, ca_file=ca_file)
+
+
+def split_release(text: str) -> tuple[str, str]:
+    """Return name and version of ``NAME@VERSION``.
+
+    :raises ConfigurationError: it is something else.
+    """
+    name, at, version = text.partition("@")
+    if not (name and at and version):
+        raise ConfigurationError(f"{text!r} is not a release", fix="write NAME@VERSION, such as airline-source@1.2.3")
+    return name, version.removeprefix("v")
+
+
+def find_release(registry: Registry, text: str) -> Release:
+    """Return the release ``NAME@VERSION``.
+
+    :raises UnknownName: that version was never released; names those that were.
+    """
+    from datakit.release.semver import SemVer
+
+    name, version = split_release(text)
+    release = registry.release(name, version)
+    if release is not None:
+        return release
+    versions = [str(found) for tag in registry.tags(f"datakits/{name}") if (found := SemVer.of_tag(tag)) is not None]
+    raise UnknownName.of(f"release of {name} called", version, versions, where=registry.image(f"datakits/{name}"))
+
+
+def megabytes(size: int) -> str:
+    """Write a number of bytes for people."""
+    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e3:,.1f} kB"

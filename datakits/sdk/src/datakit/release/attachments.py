@@ -1,0 +1,77 @@
+"""What travels with an image: manifests of their own that name it as their subject.
+
+https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md#guidelines-for-artifact-usage
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from datakit.errors import ImageCorrupt
+from datakit.release._media import EMPTY, MANIFEST, Json, descriptor, encoded
+from datakit.release.registry import Registry
+
+CONTRACT: Final = "application/vnd.datakit.contract.v1+json"
+SBOM: Final = "application/vnd.cyclonedx+json"
+PROVENANCE: Final = "application/vnd.in-toto+json"
+SIGNED_PROVENANCE: Final = "application/vnd.dsse.envelope.v1+json"
+_EMPTY: Final = b"{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One document that belongs to an image.
+
+    :ivar kind: its media type, which says what it is.
+    """
+
+    kind: str
+    data: bytes
+
+    def manifest(self, subject: Json) -> bytes:
+        """Return the manifest that ties it to an image."""
+        return encoded(
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "artifactType": self.kind,
+                "config": descriptor(EMPTY, _EMPTY),
+                "layers": [descriptor(self.kind, self.data)],
+                "subject": subject,
+            }
+        )
+
+
+def attach(registry: Registry, repository: str, subject: Json, attachments: Iterable[Attachment]) -> Iterator[str]:
+    """Attach what is not attached yet, and yield the kinds of what was. One of each kind is enough."""
+    there = {each.get("artifactType") for each in registry.referrers(repository, subject["digest"])}
+    wanted = [each for each in attachments if each.kind not in there]
+    if wanted:
+        empty = descriptor(EMPTY, _EMPTY)
+        registry.push_blob(repository, empty["digest"], _EMPTY, len(_EMPTY))
+    for each in wanted:
+        content = descriptor(each.kind, each.data)
+        registry.push_blob(repository, content["digest"], each.data, len(each.data))
+        registry.attach(repository, subject, each.manifest(subject))
+        yield each.kind
+
+
+def attached(registry: Registry, repository: str, digest: str, kind: str) -> bytes | None:
+    """Return the document of that kind that belongs to an image; None if it has none.
+
+    :raises ImageCorrupt: it is listed, but not there, or not what its digest says.
+    """
+    for each in registry.referrers(repository, digest):
+        if each.get("artifactType") != kind:
+            continue
+        manifest = registry.manifest(repository, each["digest"])
+        where = registry.image(repository, each["digest"])
+        if (manifest.get("subject") or {}).get("digest") != digest:
+            raise ImageCorrupt("what is listed as attached to the image belongs to another one", subject=where)
+        layers = manifest.get("layers") or []
+        if len(layers) != 1:
+            raise ImageCorrupt("the attachment holds not one document", subject=where)
+        return registry.blob(repository, layers[0]["digest"])
+    return None

@@ -1,0 +1,291 @@
+"""A datakit as an image, made without an engine: the layers of the base, and one layer of the datakit's own files.
+
+Nothing is executed and nothing is installed: what a datakit needs at run time is in ``datakit-base``. So the same
+commit, base and source datakits make the same bytes on every machine. The layer is not compressed, because libraries
+differ in what they make of the same input; it is text, and small.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from datakit.errors import ConfigurationError, ImageCorrupt, UnknownName
+from datakit.release._annotations import (
+    BASE_DIGEST,
+    BASE_NAME,
+    CONTRACT,
+    CREATED,
+    DESCRIPTION,
+    INCLUDES,
+    KIND,
+    LAYER_OF,
+    REVISION,
+    SOURCE,
+    TITLE,
+    VERSION,
+    Included,
+    Release,
+    read_release,
+)
+from datakit.release._commit import Commit
+from datakit.release._media import CONFIG, LAYER, MANIFEST, Json, as_oci, descriptor, digest_of, encoded
+from datakit.release.registry import Registry
+
+_HOME: Final = "datakit"
+"""Below the root; the base's working folder."""
+_OF_CONFIG: Final = (
+    "User",
+    "ExposedPorts",
+    "Env",
+    "Entrypoint",
+    "Cmd",
+    "Volumes",
+    "WorkingDir",
+    "Labels",
+    "StopSignal",
+)
+_PLATFORM: Final = ("linux", "amd64")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """An image that another one takes layers of.
+
+    :ivar layers: descriptors, in order, of the layers that are taken.
+    :ivar diff_ids: of the same layers, uncompressed.
+    :ivar config: what runs in it; only the base's counts.
+    """
+
+    registry: Registry
+    repository: str
+    name: str
+    digest: str
+    layers: tuple[Json, ...]
+    diff_ids: tuple[str, ...]
+    config: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that is ready to be pushed, or to be compared with one that was.
+
+    :ivar layer: the datakit's own files, as a tar archive.
+    :ivar origins: where the other layers are: the base, then the source datakits.
+    """
+
+    release: Release
+    manifest: bytes
+    config: bytes
+    layer: bytes
+    origins: tuple[Origin, ...]
+
+    @property
+    def digest(self) -> str:
+        """What the image is."""
+        return self.release.digest
+
+    @property
+    def descriptor(self) -> Json:
+        """Its manifest, as what is attached to it names it."""
+        return descriptor(MANIFEST, self.manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides about an image's bytes.
+
+    :ivar files: content by path, relative to the datakit's folder, and whether it may be executed.
+    :ivar contract_hash: of what it promises.
+    """
+
+    name: str
+    version: str
+    kind: str
+    description: str
+    commit: Commit
+    contract_hash: str
+    files: Mapping[Path, tuple[bytes, bool]]
+    base: Origin
+    sources: tuple[tuple[Included, Origin], ...] = ()
+
+
+def find_base(registry: Registry, reference: str) -> Origin:
+    """Return the base's image; ``reference`` is ``REPOSITORY[:TAG][@DIGEST]`` in that registry, where a digest counts.
+
+    :raises UnknownName: it is not there.
+    :raises ImageCorrupt: it is no image.
+    """
+    name, _, digest = reference.partition("@")
+    repository, _, tag = name.partition(":")
+    where = f"{registry.address}/{reference}"
+    if not digest:
+        found = registry.resolve(repository, tag or "latest")
+        if found is None:
+            raise UnknownName(
+                "the base image is not in the registry",
+                subject=where,
+                cause="the platform's images were not pushed to it, or another version of them",
+                fix="push it, or name another one: --base IMAGE:TAG",
+            )
+        digest = found
+    manifest = registry.manifest(repository, digest)
+    if "manifests" in manifest:
+        digest = _of_platform(manifest["manifests"], where)
+        manifest = registry.manifest(repository, digest)
+    config = _config(registry, repository, manifest, where)
+    layers = tuple(as_oci(layer) for layer in manifest["layers"])
+    return Origin(registry, repository, where, digest, layers, tuple(config["rootfs"]["diff_ids"]), config)
+
+
+def find_source(registry: Registry, release: Release) -> Origin:
+    """Return the layers with a released source datakit's own files.
+
+    :raises ImageCorrupt: it has none.
+    """
+    repository = f"datakits/{release.name}"
+    manifest = registry.manifest(repository, release.digest)
+    where = registry.image(repository, release.digest)
+    config = _config(registry, repository, manifest, where)
+    taken = [
+        (as_oci(layer), diff_id)
+        for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"], strict=True)
+        if LAYER_OF in layer.get("annotations", {})
+    ]
+    if not taken:
+        raise ImageCorrupt("the source datakit's image has no layer of its own files", subject=where)
+    layers, diff_ids = zip(*taken, strict=True)
+    return Origin(registry, repository, where, release.digest, layers, diff_ids, config)
+
+
+def read_files(folder: Path, paths: Iterable[Path]) -> dict[Path, tuple[bytes, bool]]:
+    """Read a datakit's files: content, and whether the owner may execute it.
+
+    :raises ConfigurationError: one of them cannot be read.
+    """
+    read: dict[Path, tuple[bytes, bool]] = {}
+    for path in paths:
+        try:
+            with (folder / path).open("rb") as file:
+                executable = bool(Path(file.name).stat().st_mode & 0o100)
+                read[path] = file.read(), executable
+        except OSError as error:
+            raise ConfigurationError(
+                f"a file of the datakit cannot be read: {error.strerror}", subject=str(folder / path)
+            ) from None
+    return read
+
+
+def build_image(recipe: Recipe) -> Image:
+    """Make the image; pure, so the same recipe makes the same bytes."""
+    layer = layer_of(recipe.name, recipe.files)
+    own = descriptor(LAYER, layer, annotations={LAYER_OF: f"{recipe.name}@{recipe.version}"})
+    origins = (recipe.base, *(origin for _, origin in recipe.sources))
+    annotations = _annotations(recipe)
+    config = _config_of(recipe, origins, digest_of(layer), annotations)
+    manifest = encoded(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": descriptor(CONFIG, config),
+            "layers": [*(part for origin in origins for part in origin.layers), own],
+            "annotations": annotations,
+        }
+    )
+    digest = digest_of(manifest)
+    release = read_release(json.loads(manifest), digest, len(manifest), recipe.name)
+    return Image(release, manifest, config, layer, origins)
+
+
+def layer_of(name: str, files: Mapping[Path, tuple[bytes, bool]]) -> bytes:
+    """Return a tar archive of a datakit's files where an image has them; times, order, owners and modes are fixed."""
+    root = Path(_HOME, "datakits", name)
+    folders = {root, *root.parents, *(parent for path in files for parent in (root / path).parents)} - {Path()}
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
+        for path in sorted((*folders, *(root / path for path in files)), key=lambda path: path.as_posix().encode()):
+            entry = tarfile.TarInfo(path.as_posix())
+            entry.mtime = 0
+            if path in folders:
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                archive.addfile(entry)
+            else:
+                data, executable = files[path.relative_to(root)]
+                entry.size, entry.mode = len(data), 0o755 if executable else 0o644
+                archive.addfile(entry, io.BytesIO(data))
+    return written.getvalue()
+
+
+def _annotations(recipe: Recipe) -> dict[str, str]:
+    commit = recipe.commit
+    revision = f"{commit.revision}-dirty" if commit.revision and commit.uncommitted else commit.revision
+    said = {
+        TITLE: recipe.name,
+        VERSION: recipe.version,
+        DESCRIPTION: recipe.description,
+        REVISION: revision or "uncommitted",
+        CREATED: _time(commit.time),
+        SOURCE: commit.source,
+        BASE_NAME: recipe.base.name.partition("@")[0],
+        BASE_DIGEST: recipe.base.digest,
+        KIND: recipe.kind,
+        CONTRACT: recipe.contract_hash,
+        INCLUDES: encoded_list(included for included, _ in recipe.sources),
+    }
+    return {name: value for name, value in said.items() if value}
+
+
+def encoded_list(included: Iterable[Included]) -> str:
+    """Write the source datakits of an image, for its annotation."""
+    return json.dumps([each._asdict() for each in included], separators=(",", ":"), sort_keys=True)
+
+
+def _config_of(recipe: Recipe, origins: Iterable[Origin], own: str, labels: Mapping[str, str]) -> bytes:
+    base = recipe.base.config
+    runs: Json = {key: value for key, value in (base.get("config") or {}).items() if key in _OF_CONFIG}
+    runs["Env"] = [*(runs.get("Env") or []), f"DATAKIT_HOME=/{_HOME}"]
+    runs["Labels"] = dict(labels)  # those of the base would say that this is the base
+    created = _time(recipe.commit.time)
+    steps = [
+        {"created": created, "created_by": f"datakit {origin.name}"} for origin in origins if origin is not recipe.base
+    ]
+    history = [*(base.get("history") or []), *steps, {"created": created, "created_by": "datakit build"}]
+    config = {
+        "architecture": base["architecture"],
+        "os": base["os"],
+        "created": created,
+        "config": runs,
+        "rootfs": {"type": "layers", "diff_ids": [*(each for origin in origins for each in origin.diff_ids), own]},
+        "history": history,
+    }
+    if "variant" in base:
+        config["variant"] = base["variant"]
+    return encoded(config)
+
+
+def _config(registry: Registry, repository: str, manifest: Mapping[str, Any], where: str) -> Json:
+    try:
+        config = json.loads(registry.blob(repository, manifest["config"]["digest"]))
+        if len(config["rootfs"]["diff_ids"]) == len(manifest["layers"]):
+            return dict(config)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ImageCorrupt("it is not an image that containers can be made of", subject=where)
+
+
+def _of_platform(manifests: Iterable[Mapping[str, Any]], where: str) -> str:
+    for each in manifests:
+        platform = each.get("platform") or {}
+        if (platform.get("os"), platform.get("architecture")) == _PLATFORM:
+            return str(each["digest"])
+    raise ConfigurationError(f"the base image is not there for {'/'.join(_PLATFORM)}", subject=where)
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
