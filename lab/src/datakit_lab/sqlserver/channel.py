@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from datakit_lab.sqlserver.login import Malformed
-from datakit_lab.sqlserver.packets import HEADER, IGNORE, Buffer, Message, Packet, packet
+from datakit_lab.sqlserver.packets import END_OF_MESSAGE, HEADER, IGNORE, Buffer, Message, Packet, packet
 
 _RECEIVE: Final = 1 << 16
 _LARGEST_MESSAGE: Final = 1 << 30
@@ -69,7 +69,7 @@ class Channel:
         """
         kind, first_status, body = await self.read_packet()
         status, parts, size = first_status, [body], len(body)
-        while not status & 0x01:
+        while not status & END_OF_MESSAGE:
             next_kind, status, body = await self.read_packet()
             if next_kind != kind:
                 raise Malformed(f"packet type {next_kind:#04x} within a message of type {kind:#04x}")

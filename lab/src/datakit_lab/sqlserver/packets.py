@@ -20,7 +20,6 @@ MAX_ENCRYPTED_PACKET_SIZE: Final = 16383
 END_OF_MESSAGE: Final = 0x01
 IGNORE: Final = 0x02
 RESET_CONNECTION: Final = 0x08
-RESET_KEEPING_TRANSACTION: Final = 0x10
 
 Buffer = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
@@ -26,9 +26,6 @@ from datakit_lab.sqlserver.tsql._types import character, from_duckdb
 MEMORY: Final = ":memory:"
 _FIRST_SESSION: Final = 51
 """SQL Server keeps the numbers below for itself."""
-
-Procedure = Callable[..., Iterable[str]]
-"""A procedure in Python: gets the arguments of EXEC, returns messages for the client."""
 
 
 class DuckBackend:
@@ -56,7 +53,6 @@ class DuckBackend:
         self._sessions: dict[int, DuckSession] = {}
         self._system_columns: dict[str, tuple[SourceColumn, ...]] = {}
         self._next_session = _FIRST_SESSION
-        self.procedures: dict[str, Procedure] = {}
         self.rowversions = Rowversions()
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -211,10 +207,6 @@ class DuckBackend:
             column = next(column.source.name for column in stored.columns if column.identity)
             ((last,),) = cursor.execute(f"SELECT coalesce(max({quote(column)}), 0) FROM {stored.sql}").fetchall()
             catalog.restart_identity(stored, last + 1)
-
-    def register_procedure(self, name: str, procedure: Procedure) -> None:
-        """Let clients run a Python function: ``EXEC name arguments``; its messages come as INFO."""
-        self.procedures[name.casefold()] = procedure
 
     def run(self, sql: str, database: str = "master") -> list[Any]:
         """Run a batch as the server itself, and return the rows of its last result set."""

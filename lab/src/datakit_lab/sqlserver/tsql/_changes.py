@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from datakit_lab.sqlserver.tsql._session import DuckSession
-
-END_OF_TIME: Final = "'9999-12-31T23:59:59.9999999'"
 
 
 class Changes:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlglot import exp
 
 from datakit_lab.sqlserver.backend import SqlError, SqlType
-from datakit_lab.sqlserver.tsql import _arithmetic, _functions
-from datakit_lab.sqlserver.tsql._convert import NULL, Expr, as_text, blob_literal, comparable, convert, text_literal
+from datakit_lab.sqlserver.tsql import _aggregates, _arithmetic, _functions
+from datakit_lab.sqlserver.tsql._comparisons import comparable
+from datakit_lab.sqlserver.tsql._convert import NULL, Expr, as_text, blob_literal, convert, text_literal
 from datakit_lab.sqlserver.tsql._dialect import parse_statement, sql_type
 from datakit_lab.sqlserver.tsql._scope import Environment, Scope, column_sql
 from datakit_lab.sqlserver.tsql._types import BIT, CHARACTER, CLR, FLOAT, INT, character
@@ -264,13 +265,13 @@ class ExpressionCompiler:
         over = f" OVER ({'PARTITION BY ' + ', '.join(partition) if partition else ''}{order}{frame})"
         inner = node.this
         if isinstance(inner, exp.WithinGroup):
-            return _functions.within_group(self, inner, scope, over)
+            return _aggregates.within_group(self, inner, scope, over)
         if not isinstance(inner, exp.Anonymous):
             raise unsupported(node)
         return _functions.call(self, inner, scope, over)
 
     def _within_group(self, node: exp.WithinGroup, scope: Scope) -> Expr:
-        return _functions.within_group(self, node, scope, "")
+        return _aggregates.within_group(self, node, scope, "")
 
     def _string_agg(self, node: exp.GroupConcat, scope: Scope) -> Expr:
         order = ""

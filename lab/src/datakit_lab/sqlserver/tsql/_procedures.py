@@ -1,4 +1,4 @@
-"""Stored procedures: the system ones that drivers and people call, and those that the lab registers."""
+"""Stored procedures: the system ones that drivers and people call."""
 
 from __future__ import annotations
 
@@ -61,11 +61,7 @@ def run_procedure(session: DuckSession, statement: Statement) -> Iterator[Answer
         .removeprefix("master..")
     )
     arguments = _arguments(session, match[2])
-    if (registered := session.backend.procedures.get(name)) is not None:
-        for message in registered(*[value for _, value in arguments]):
-            yield Info(50000, message)
-        yield RowsAffected(None)
-    elif name == "sp_executesql":
+    if name == "sp_executesql":
         yield from _execute_sql(session, arguments, match[2])
     elif name in {"sp_describe_first_result_set", "sp_describe_undeclared_parameters"}:
         yield from _describe(session, arguments if name == "sp_describe_first_result_set" else [])
