@@ -118,5 +118,6 @@ def test_a_run_that_is_killed_at_a_few_random_moments_is_old_or_new_and_then_exa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a hundred loads, on a machine that may be busy
 def test_a_run_that_is_killed_at_many_random_moments_is_old_or_new_and_then_exact(house: House, warehouse: str) -> None:
     kill_at_random(house, warehouse, times=20, seed=2)
