@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from airflow_datakit import _tree
 
 from .house import REPOSITORY, House, Lab
 
@@ -66,7 +65,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     made = House(root, dags, tmp_path)
     made.environment()
     yield made
-    _tree._project.cache_clear()
+    made.forget()
 
 
 @pytest.fixture

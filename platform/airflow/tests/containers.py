@@ -55,15 +55,15 @@ _SIDECAR = """\
 #!/bin/sh
 # what the real one does, as a pod sees it: reads its configuration and bootstrap, publishes, answers, ends
 case $1 in
-healthcheck) test -e /run/datakit/tickets/svc-datakit ;;
+healthcheck) test -e /run/datakit/shared/tickets/svc-datakit ;;
 run)
   trap 'exit 0' TERM
   cat /etc/datakit/sidecar.yaml && cat /run/datakit/bootstrap/password >/dev/null || exit 1
   grep -q 'ready: never' /etc/datakit/sidecar.yaml && { echo 'the vault is away' >&2; while :; do sleep 0.2; done; }
   umask 0027
-  mkdir -p /run/datakit/tickets /run/datakit/secrets/finance-db
-  echo -n 'a password' >/run/datakit/secrets/finance-db/password
-  echo -n 'a ticket' >/run/datakit/tickets/svc-datakit
+  mkdir -p /run/datakit/shared/tickets /run/datakit/shared/secrets/finance-db
+  echo -n 'a password' >/run/datakit/shared/secrets/finance-db/password
+  echo -n 'a ticket' >/run/datakit/shared/tickets/svc-datakit
   while :; do sleep 0.2; done
   ;;
 esac
@@ -113,8 +113,8 @@ class Credentials:
             entry = tarfile.TarInfo(path)
             entry.size, entry.mode, entry.gid = len(content), 0o640, 10000
             tar.addfile(entry, io.BytesIO(content))
-        self._holder.exec_run(["mkdir", "-p", "/run/datakit"])
-        assert self._holder.put_archive("/run/datakit", buffer.getvalue())
+        self._holder.exec_run(["mkdir", "-p", "/run/datakit/shared"])
+        assert self._holder.put_archive("/run/datakit/shared", buffer.getvalue())
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def credentials_volume(base: str, name: str) -> Iterator[Credentials]:
         name, driver="local", driver_opts={"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=0750,gid=10000"}
     )
     holder = client.containers.run(
-        base, ["sleep", "infinity"], detach=True, volumes={name: {"bind": "/run/datakit", "mode": "rw"}}
+        base, ["sleep", "infinity"], detach=True, volumes={name: {"bind": "/run/datakit/shared", "mode": "rw"}}
     )
     try:
         yield Credentials(name, holder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -77,10 +78,27 @@ class Lab:
         )
         return [line.split("\t") for line in done.stdout.splitlines()]
 
-    def fault(self, text: str) -> None:
-        subprocess.run(
-            [self.commands / "datakit-lab", "fault", "--state-dir", self.state, text], check=True, capture_output=True
-        )
+    def sidecar(self, port: int) -> str:
+        """Return the configuration of the lab's sidecar, for one in a container, whose health is at ``port``."""
+        config = yaml.safe_load((self.state / "sidecar.yaml").read_text())
+        config["vault"] |= {"credentials": "/run/datakit/bootstrap", "ca_file": "/etc/datakit/authority.pem"}
+        config["publish"] = {
+            "tickets": "/run/datakit/shared/tickets",
+            "secrets": "/run/datakit/shared/secrets",
+            "mode": "0640",
+            "gid": 10000,
+        }
+        config["health"]["port"] = port
+        config["audit"] = {"stdout": True}
+        return yaml.safe_dump(config)
+
+    def bootstrap(self) -> dict[str, str]:
+        """Return the files of the sidecar's credential to the lab's vault."""
+        return {path.name: path.read_text() for path in (self.state / "bootstrap").iterdir()}
+
+    def authority(self) -> str:
+        """Return the certificate of who signed the vault's."""
+        return (self.state / "certificates/authority.pem").read_text()
 
 
 class House:
@@ -117,6 +135,11 @@ class House:
         }
         return self.put(f"warehouses/environments/{name}.yaml", yaml.safe_dump(data))
 
+    @staticmethod
+    def forget() -> None:
+        """Let the next task read the tree again, as another process would."""
+        _tree._project.cache_clear()
+
     def put(self, path: str, text: str) -> Path:
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +158,7 @@ class House:
         place = {"credentials_volume": self.credentials, **more.pop("docker", {})}
         given = {"runtime": "docker", "registry": "registry.corp.example/data", "env": {"BODY": body}, **more}
         self.environment(docker=place, **given)
-        _tree._project.cache_clear()
+        self.forget()
 
     def pod(self, body: str, **more: Any) -> None:
         """Let the environment's datakit be the tests' image, which does ``body`` in a pod."""
@@ -160,17 +183,17 @@ class House:
             **more,
         }
         self.environment(kubernetes=place, sidecar=sidecar, **given)
-        _tree._project.cache_clear()
+        self.forget()
 
     def at(self, lab: Lab, schema: str, **more: Any) -> None:
         """Let the environment be the laboratory, and finance land in a schema of the test's own."""
+        process = {
+            "command": [str(lab.commands / "datakit")],
+            "tickets": str(lab.state / "tickets"),
+            "secrets": str(lab.state / "secrets"),
+        }
+        given = {"process": process, **more}
         self.environment(
-            process={
-                "command": [str(lab.commands / "datakit")],
-                "tickets": str(lab.state / "tickets"),
-                "secrets": str(lab.state / "secrets"),
-                "krb5_conf": str(lab.state / "kdc/krb5.conf"),
-            },
             sources={
                 "airline": {
                     "host": "localhost",
@@ -190,11 +213,12 @@ class House:
                 },
                 "marketing-db": {"path": str(self.marketing)},
             },
-            **more,
+            **given,
         )
         file = self.root / "warehouses/finance/warehouse.yaml"
-        file.write_text(file.read_text().replace("schema: bronze_airline", f"schema: {schema}"))
+        file.write_text(re.sub(r"(?m)^schema: .*$", f"schema: {schema}", file.read_text()))
         self.schema = schema
+        self.forget()
 
     def dag(self, body: str, name: str = "example", **arguments: Any) -> DAG:
         """Write a DAG file whose ``with DAG`` holds ``body``, and return the DAG as Airflow finds it.

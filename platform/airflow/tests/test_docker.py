@@ -94,7 +94,7 @@ def refused(path):
         return error.strerror
 report(
     uid=os.getuid(), capabilities=int(status["CapEff"], 16), bounding=int(status["CapBnd"], 16),
-    no_new_privileges=status["NoNewPrivs"].strip(), root=refused("/x"), credentials=refused("/run/datakit/x"),
+    no_new_privileges=status["NoNewPrivs"].strip(), root=refused("/x"), credentials=refused("/run/datakit/shared/x"),
     scratch=refused("/tmp/x"), ticket=open(os.environ["KRB5CCNAME"].removeprefix("FILE:")).read(),
     secret=open(os.environ["DATAKIT_SECRETS"] + "/finance-db/password").read(),
     environment=sorted(os.environ), first=open("/proc/1/comm").read().strip(),
@@ -109,7 +109,15 @@ report(
     assert (report["ticket"], report["secret"]) == ("a ticket", "a password")
     assert report["first"] == "docker-init"
     ours = {name for name in report["environment"] if name.startswith(("DATAKIT", "KRB5", "AIRFLOW"))}
-    assert ours == {"DATAKIT_RUN", "DATAKIT_REPORT", "DATAKIT_SECRETS", "DATAKIT_TICKETS", "DATAKIT_LOG", "KRB5CCNAME"}
+    assert ours == {
+        "DATAKIT_RUN",
+        "DATAKIT_REPORT",
+        "DATAKIT_SECRETS",
+        "DATAKIT_TICKETS",
+        "DATAKIT_LOG",
+        "KRB5CCNAME",
+        "KRB5_CONFIG",
+    }
 
 
 def test_a_container_is_limited_and_labelled(docker_house: House) -> None:
@@ -206,7 +214,7 @@ def test_a_datakit_that_does_not_end_is_killed(docker_house: House) -> None:
 
 
 def test_a_container_that_is_killed_is_tried_again(docker_house: House) -> None:
-    mark = "/run/datakit/x"  # nothing: a container cannot leave a mark, so the test kills the first one it sees
+    mark = "/run/datakit/shared/x"  # nothing: a container cannot leave a mark, so the test kills the first one it sees
     docker_house.body(f"time.sleep(8); report(mark={mark!r})")
     with docker_house.run_elsewhere(RETRIED) as process:
         [first] = started()
@@ -331,7 +339,7 @@ def test_a_socket_that_is_denied_is_named_and_left_alone() -> None:
 
 
 def test_nothing_secret_is_in_what_docker_shows(docker_house: House) -> None:
-    docker_house.body("open('/run/datakit/secrets/finance-db/password').read(); time.sleep(5); report()")
+    docker_house.body("open('/run/datakit/shared/secrets/finance-db/password').read(); time.sleep(5); report()")
     with docker_house.run_elsewhere(INGEST) as process:
         [container] = started()
         shown = json.dumps(container.attrs) + json.dumps(docker.from_env().volumes.get(docker_house.credentials).attrs)

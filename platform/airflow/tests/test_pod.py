@@ -97,7 +97,7 @@ def test_credentials_are_in_memory_and_the_datakit_may_only_read_them(house: Hou
     mounts = {mount["name"]: mount for mount in container(pod)["volumeMounts"]}
     assert mounts["datakit-credentials"] == {
         "name": "datakit-credentials",
-        "mountPath": "/run/datakit",
+        "mountPath": "/run/datakit/shared",
         "readOnly": True,
     }
     assert "datakit-bootstrap" not in mounts
@@ -136,7 +136,7 @@ def test_the_pod_has_what_the_environment_says(house: House) -> None:
     assert labels["datakit.dataset"] == "airline.flights"
     assert labels["try_number"] == "2"
     environment = {item["name"]: item["value"] for item in base["env"]}
-    assert environment["KRB5CCNAME"] == "FILE:/run/datakit/tickets/svc-datakit"
+    assert environment["KRB5CCNAME"] == "FILE:/run/datakit/shared/tickets/svc-datakit"
     assert environment["DATAKIT_REPORT"] == "/airflow/xcom/return.json"
 
 

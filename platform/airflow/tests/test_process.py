@@ -118,8 +118,10 @@ def test_the_datakit_gets_the_protocol_and_nothing_of_airflows(house: House, mon
         "DATAKIT_TICKETS",
         "DATAKIT_LOG",
         "KRB5CCNAME",
+        "KRB5_CONFIG",
     }
     assert environment["KRB5CCNAME"] == "FILE:/run/datakit/tickets/svc-datakit"
+    assert environment["KRB5_CONFIG"] == "/run/datakit/tickets/krb5.conf"
     assert environment["DATAKIT_SECRETS"] == "/run/datakit/secrets"
     assert not Path(report["folder"]).exists()
     document = json.loads(environment["DATAKIT_RUN"])

@@ -24,6 +24,7 @@ from airflow_datakit._links import RunReportLink
 from airflow_datakit._outcome import Report, conclude
 from airflow_datakit._tree import chosen_environment, chosen_project
 from airflow_datakit.assets import asset_of
+from airflow_datakit.runtimes._places import KRB5_CONF
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -123,11 +124,14 @@ class DatakitTask(BaseOperator):
             f"task {self.task_id}",
         )
 
-    def variables_for(self, context: Context, *, report: str, tickets: str, secrets: str) -> dict[str, str]:
+    def variables_for(
+        self, context: Context, *, report: str, tickets: str, secrets: str, krb5_conf: str | None = None
+    ) -> dict[str, str]:
         """Return the environment variables of the datakit: those of the run protocol, and the environment's own.
 
         :param report: where the datakit writes its report.
         :param tickets: the folder of credential caches, as the datakit sees it; ``secrets`` likewise.
+        :param krb5_conf: Kerberos' configuration, where it is not the one that the sidecar publishes.
         """
         variables = {
             **self.spec.environment.env,
@@ -139,6 +143,7 @@ class DatakitTask(BaseOperator):
         }
         if self.spec.ccache_name:
             variables["KRB5CCNAME"] = f"FILE:{tickets}/{self.spec.ccache_name}"
+            variables["KRB5_CONFIG"] = krb5_conf or f"{tickets}/{KRB5_CONF}"
         return variables
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:

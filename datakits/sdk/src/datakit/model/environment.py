@@ -124,9 +124,9 @@ class ProcessRuntime(Model):
         "/run/datakit/tickets"
     )
     secrets: Annotated[str, Field(description="Folder of secret files")] = "/run/datakit/secrets"
-    krb5_conf: Annotated[str | None, Field(description="Kerberos' configuration, where it is not /etc/krb5.conf")] = (
-        None
-    )
+    krb5_conf: Annotated[
+        str | None, Field(description="Kerberos' configuration, where it is not the krb5.conf beside the tickets")
+    ] = None
 
 
 class DockerRuntime(Model):

@@ -14,10 +14,9 @@ from datakit.model.environment import SidecarRuntime
 from datakit.model.specification import RunSpec
 from kubernetes.client import models as k8s
 
-REPORT: Final = "/airflow/xcom/return.json"
-CREDENTIALS: Final = "/run/datakit"
+from airflow_datakit.runtimes._places import BOOTSTRAP, SHARED
+
 SIDECAR: Final = "datakit-sidecar"
-_BOOTSTRAP: Final = f"{CREDENTIALS}/bootstrap"
 _CONFIGURATION: Final = "/etc/datakit"
 _GROUP: Final = 10000
 """The group that sidecar and datakit share: what the one publishes, the other reads."""
@@ -55,7 +54,7 @@ class PodParts:
     def mounts(self) -> list[k8s.V1VolumeMount]:
         """Return what the datakit sees: credentials it may read, and scratch space."""
         return [
-            k8s.V1VolumeMount(name="datakit-credentials", mount_path=CREDENTIALS, read_only=True),
+            k8s.V1VolumeMount(name="datakit-credentials", mount_path=SHARED, read_only=True),
             k8s.V1VolumeMount(name="datakit-scratch", mount_path="/tmp"),  # noqa: S108  # in the container
         ]
 
@@ -77,9 +76,9 @@ class PodParts:
             resources=_limits(sidecar.cpu, sidecar.memory),
             security_context=self.container_security(),
             volume_mounts=[
-                k8s.V1VolumeMount(name="datakit-credentials", mount_path=CREDENTIALS),
+                k8s.V1VolumeMount(name="datakit-credentials", mount_path=SHARED),
                 k8s.V1VolumeMount(name="datakit-sidecar", mount_path=_CONFIGURATION, read_only=True),
-                k8s.V1VolumeMount(name="datakit-bootstrap", mount_path=_BOOTSTRAP, read_only=True),
+                k8s.V1VolumeMount(name="datakit-bootstrap", mount_path=BOOTSTRAP, read_only=True),
             ],
         )
 

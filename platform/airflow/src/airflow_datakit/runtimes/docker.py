@@ -23,12 +23,11 @@ from docker.types import Mount
 from airflow_datakit._outcome import LARGEST_REPORT, Report, fail, parse_report
 from airflow_datakit._task import DatakitTask
 from airflow_datakit.runtimes import _docker_problems as problems
+from airflow_datakit.runtimes._places import REPORT, SECRETS, SHARED, TICKETS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-REPORT: Final = "/airflow/xcom/return.json"
-CREDENTIALS: Final = "/run/datakit"
 _WORKER: Final = "datakit.worker"
 _ENGINE_SECONDS: Final = 60
 
@@ -52,7 +51,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             "mem_limit": memory_bytes(spec.resources.memory),
             "cpus": spec.resources.cpu,
             "mounts": [
-                Mount(CREDENTIALS, place.credentials_volume, type="volume", read_only=True, no_copy=True),
+                Mount(SHARED, place.credentials_volume, type="volume", read_only=True, no_copy=True),
                 # the report has to be there still when the container has ended, which memory is not
                 Mount(str(Path(REPORT).parent), None, type="volume"),
                 *(Mount(target, name, type="volume") for name, target in place.volumes.items()),
@@ -73,9 +72,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             self._pull()
             self._check_image()
             self._check_credentials()
-            self.environment = self.variables_for(
-                context, report=REPORT, tickets=f"{CREDENTIALS}/tickets", secrets=f"{CREDENTIALS}/secrets"
-            )
+            self.environment = self.variables_for(context, report=REPORT, tickets=TICKETS, secrets=SECRETS)
             self.labels = self._labels(context)
             self.container = self._create()
         except DatakitError as error:

@@ -23,7 +23,8 @@ from urllib3.exceptions import HTTPError
 from airflow_datakit._outcome import Report, fail, parse_report
 from airflow_datakit._task import DatakitTask
 from airflow_datakit.runtimes import _kubernetes_problems as problems
-from airflow_datakit.runtimes._pod import CREDENTIALS, REPORT, PodParts
+from airflow_datakit.runtimes._places import REPORT, SECRETS, TICKETS
+from airflow_datakit.runtimes._pod import PodParts
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -137,9 +138,7 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
             )
         if context is not None:
             self.env_vars = parts.environment(
-                self.variables_for(
-                    context, report=REPORT, tickets=f"{CREDENTIALS}/tickets", secrets=f"{CREDENTIALS}/secrets"
-                )
+                self.variables_for(context, report=REPORT, tickets=TICKETS, secrets=SECRETS)
             )
         return super().build_pod_request_obj(context, dry_run=dry_run)
 

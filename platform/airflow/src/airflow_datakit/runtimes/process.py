@@ -92,10 +92,14 @@ class DatakitProcessOperator(DatakitTask):
             "TMPDIR": str(folder),
             "LANG": "C.UTF-8",
             "DATAKIT_HOME": str(self.spec.home),
-            **self.variables_for(context, report=str(report), tickets=place.tickets, secrets=place.secrets),
+            **self.variables_for(
+                context,
+                report=str(report),
+                tickets=place.tickets,
+                secrets=place.secrets,
+                krb5_conf=place.krb5_conf,
+            ),
         }
-        if place.krb5_conf:
-            environment["KRB5_CONFIG"] = place.krb5_conf
         if folders := os.environ.get("DATAKIT_ENVIRONMENTS"):
             environment["DATAKIT_ENVIRONMENTS"] = folders
         return environment
