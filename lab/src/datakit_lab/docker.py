@@ -143,9 +143,7 @@ class Engine:
         :param login: ``username`` and ``password``, or ``identitytoken``, for its registry.
         :raises EngineRefused: the registry or the engine said no; the message is the registry's own.
         """
-        headers = {}
-        if login:
-            headers["X-Registry-Auth"] = base64.urlsafe_b64encode(json.dumps(dict(login)).encode()).decode()
+        headers = _login_header(login)
         name, tag = split_reference(image)
         query = {"fromImage": name, "tag": tag}
         with self.stream("POST", "/images/create", query=query, headers=headers, seconds=600) as response:
@@ -153,6 +151,14 @@ class Engine:
                 said = json.loads(line)
                 if "error" in said:  # the status was 200 when the pull began
                     raise EngineRefused(http.client.INTERNAL_SERVER_ERROR, said["error"])
+
+    def ask_registry(self, image: str, login: Mapping[str, str] | None = None) -> None:
+        """Check that the registry has an image and gives it to this login; the engine's own memory is not asked.
+
+        :raises EngineRefused: the registry said no; the message is the registry's own.
+        """
+        path = f"/distribution/{quote(image, safe='/:@')}/json"
+        self.stream("GET", path, headers=_login_header(login)).close()
 
     def demultiplexed(self, response: http.client.HTTPResponse) -> Iterator[tuple[int, bytes]]:
         """Yield (:data:`STDOUT` or :data:`STDERR`, bytes) of a container's log as it arrives."""
@@ -163,6 +169,12 @@ class Engine:
     def _target(self, path: str, query: Mapping[str, Any] | None) -> str:
         given = {name: _text(value) for name, value in (query or {}).items() if value is not None}
         return f"{self._prefix}{path}{'?' if given else ''}{urlencode(given)}"
+
+
+def _login_header(login: Mapping[str, str] | None) -> dict[str, str]:
+    if not login:
+        return {}
+    return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(dict(login)).encode()).decode()}
 
 
 def split_reference(image: str) -> tuple[str, str]:

@@ -45,7 +45,7 @@ class Images:
         self._engine = engine
         self._store = store
         self._lock = threading.Lock()
-        self._pulled_with: dict[str, set[str]] = {}
+        self._pulled_with: dict[tuple[str, str], set[str]] = {}  # by repository and image
 
     def ensure(self, pod: Json, container: Json, tell: Tell) -> Json:
         """Return what the engine knows of a container's image, pulled first if the policy says so.
@@ -54,14 +54,14 @@ class Images:
         :raises ImagePullError: it is not to be had.
         """
         name, policy = container["image"], container["imagePullPolicy"]
-        if any(character.isupper() for character in _repository(name)) or not name.strip():
+        if any(character.isupper() for character in _repository(name).removeprefix(registry_of(name))):
             message = (
                 f'Failed to apply default image tag "{name}": couldn\'t parse image name: invalid reference format'
             )
             raise ImagePullError("InvalidImageName", message)
         logins = self._logins(pod, name, tell)
         present = self._engine.image(name)
-        if present is not None and policy != "Always" and self._may_reuse(present["Id"], logins):
+        if present is not None and policy != "Always" and self._may_reuse(name, present["Id"], logins):
             tell("Normal", "Pulled", f'Container image "{name}" already present on machine')
             return present
         if policy == "Never":
@@ -69,13 +69,15 @@ class Images:
                 "ErrImageNeverPull", f'Container image "{name}" is not present with pull policy of Never'
             )
         tell("Normal", "Pulling", f'Pulling image "{name}"')
-        return self._pull(name, logins, tell)
+        return self._pull(name, logins, tell, known=present is not None)
 
-    def _pull(self, name: str, logins: list[dict[str, str]], tell: Tell) -> Json:
+    def _pull(self, name: str, logins: list[dict[str, str]], tell: Tell, *, known: bool) -> Json:
         refused = "no login was tried"
         tries: list[dict[str, str] | None] = [*logins] or [None]
         for login in tries:
             try:
+                if known:  # the engine would not ask the registry for a digest that it has
+                    self._engine.ask_registry(name, login)
                 self._engine.pull(name, login)
             except EngineRefused as error:
                 refused = error.message
@@ -84,8 +86,7 @@ class Images:
             if pulled is None:
                 raise ImagePullError("ErrImagePull", f"the engine pulled {name} and has no image of that name")
             with self._lock:
-                known = self._pulled_with.setdefault(pulled["Id"], set())
-                known.add(_digest(login))
+                self._pulled_with.setdefault((_repository(name), pulled["Id"]), set()).add(_digest(login))
             tell("Normal", "Pulled", f'Successfully pulled image "{name}"')
             return pulled
         message = f'failed to pull and unpack image "{name}": {refused}'
@@ -93,9 +94,9 @@ class Images:
         tell("Warning", "Failed", "Error: ErrImagePull")
         raise ImagePullError("ErrImagePull", message)
 
-    def _may_reuse(self, image: str, logins: list[dict[str, str]]) -> bool:
+    def _may_reuse(self, name: str, image: str, logins: list[dict[str, str]]) -> bool:
         with self._lock:
-            known = self._pulled_with.get(image)
+            known = self._pulled_with.get((_repository(name), image))
         return known is None or _digest(None) in known or any(_digest(login) in known for login in logins)
 
     def _logins(self, pod: Json, image: str, tell: Tell) -> list[dict[str, str]]:
@@ -139,8 +140,7 @@ def registry_of(image: str) -> str:
 def _repository(image: str) -> str:
     name = image.partition("@")[0]
     head, slash, last = name.rpartition("/")
-    path = f"{head}{slash}{last.partition(':')[0]}"
-    return path.removeprefix(registry_of(image))
+    return f"{head}{slash}{last.partition(':')[0]}"
 
 
 def _of_registry(secret: Json, registry: str) -> list[dict[str, str]]:
