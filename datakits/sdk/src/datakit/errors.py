@@ -9,6 +9,7 @@
     │   ├── DriverMissing               an optional driver is not installed
     │   ├── UnsupportedProtocol         DATAKIT_RUN speaks a major version that we do not
     │   ├── ReleaseRefused              a rule of releases forbids it: dirty tree, taken version, too small a bump
+    │   ├── LockRefused                 a rule of locks forbids it: uncommitted changes, a digest never released
     │   ├── ImageCorrupt                a registry's content is not what its digest or its manifest says
     │   └── ContractError               what the source or the warehouse holds is not what was agreed
     │       ├── ContractMismatch        the live source differs from the contract
@@ -156,6 +157,10 @@ class UnsupportedProtocol(ConfigurationError):
 
 class ReleaseRefused(ConfigurationError):
     """A rule of releases forbids it: a dirty tree, a version that is taken, too small a bump, a failing test."""
+
+
+class LockRefused(ConfigurationError):
+    """A rule of locks forbids it: uncommitted changes, a digest that was never released, an edit by hand."""
 
 
 class ImageCorrupt(ConfigurationError):

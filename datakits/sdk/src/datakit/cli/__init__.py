@@ -13,7 +13,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from datakit.cli import build, check, contract, doctor, new, preview, release, releases, run, schema
+from datakit.cli import (
+    audit,
+    build,
+    check,
+    contract,
+    doctor,
+    insight,
+    locks,
+    new,
+    preview,
+    release,
+    releases,
+    run,
+    schema,
+)
 from datakit.cli._output import show_error, show_unexpected, use_json
 from datakit.errors import ConfigurationError, DatakitError, Interrupted
 
@@ -40,6 +54,14 @@ app.command("release")(release.release)
 app.command("releases")(releases.releases)
 app.command("show")(releases.show)
 app.command("verify")(releases.verify)
+app.command("lock")(locks.lock)
+app.command("promote")(locks.promote)
+app.command("rollback")(locks.rollback)
+app.command("status")(insight.status)
+app.command("history")(insight.history)
+app.command("drift")(insight.drift)
+app.command("diff")(locks.diff)
+app.command("audit")(audit.audit)
 app.command("doctor")(doctor.doctor)
 app.command("schema")(schema.schema)
 

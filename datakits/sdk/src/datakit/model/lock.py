@@ -1,14 +1,19 @@
 """``environments/NAME.lock.yaml``: which release of each datakit an environment runs, by version and digest.
 
-It stands beside the environment's own file. Who releases and promotes writes it; here it is read.
+It stands beside the environment's own file. The commands of :mod:`datakit.release` write it; here it is read.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from datakit.errors import InvalidFile
 from datakit.model._base import Model, text_like
@@ -18,12 +23,42 @@ from datakit.model.yaml import Document
 Digest = Annotated[str, text_like(r"^sha256:[0-9a-f]{64}$", "a digest: sha256: and 64 hexadecimal digits")]
 """What an image is, whatever its tag says today."""
 
+_SEAL_DIGITS: Final = 16
+_OURS, _BOTH, _THEIRS = "<<<<<<< ", "=======", ">>>>>>> "
+_VERSION_LINE: Final = re.compile(r"\s*version:\s*(\S+)")
+
 
 class Pin(Model):
-    """One release of a datakit."""
+    """One release of a datakit, and who wants it here."""
 
     version: Version
     digest: Annotated[Digest, Field(description="Of the image's manifest, as the registry names it")]
+    contract: Annotated[Digest | None, Field(description="Hash of the columns, types and keys that it lands")] = None
+    range: Annotated[
+        str | None, Field(description="The versions that `datakit lock` may choose from, such as ^1.2")
+    ] = None
+    by: Annotated[str | None, Field(description="Who pinned it, as Git knows them")] = None
+    at: Annotated[AwareDatetime | None, Field(description="When")] = None
+    why: Annotated[str | None, Field(description="Why, in their words")] = None
+    seal: Annotated[
+        str | None,
+        text_like(
+            r"^v1:[0-9a-f]{16}$",
+            "v1: and 16 hexadecimal digits, which a command has written",
+            description="Of all the above: no longer fits after an edit by hand. It hinders accidents, not attackers",
+        ),
+    ] = None
+
+    def seal_for(self, environment: str, warehouse: str, datakit: str) -> str:
+        """Return the seal that this pin has to have there."""
+        moment = self.at.astimezone(UTC).isoformat() if self.at else None
+        said = [environment, warehouse, datakit, self.version, self.digest, self.contract, self.range]
+        data = json.dumps([*said, self.by, moment, self.why], ensure_ascii=True, separators=(",", ":"))
+        return f"v1:{hashlib.sha256(data.encode()).hexdigest()[:_SEAL_DIGITS]}"
+
+    def sealed(self, environment: str, warehouse: str, datakit: str) -> Pin:
+        """Return this pin with its seal."""
+        return self.model_copy(update={"seal": self.seal_for(environment, warehouse, datakit)})
 
 
 class Lock(Model):
@@ -31,6 +66,21 @@ class Lock(Model):
 
     environment: KebabName
     warehouses: dict[KebabName, dict[KebabName, Pin]] = Field({}, description="Warehouse → datakit → its release")
+
+    def pins(self) -> Iterator[tuple[str, str, Pin]]:
+        """Yield (warehouse, datakit, pin), sorted."""
+        for warehouse, pins in sorted(self.warehouses.items()):
+            for datakit, pin in sorted(pins.items()):
+                yield warehouse, datakit, pin
+
+    def pin(self, warehouse: str, datakit: str) -> Pin | None:
+        """Return one pin; None if there is none."""
+        return self.warehouses.get(warehouse, {}).get(datakit)
+
+    def is_by_command(self, warehouse: str, datakit: str) -> bool:
+        """Whether a pin is as a command wrote it."""
+        pin = self.warehouses[warehouse][datakit]
+        return pin.seal == pin.seal_for(self.environment, warehouse, datakit)
 
 
 def lock_path(environment_file: Path) -> Path:
@@ -46,13 +96,54 @@ def read_lock(environment_file: Path) -> Lock | None:
     path = lock_path(environment_file)
     if not path.is_file():
         return None
-    document = Document.read(path)
+    try:
+        document = Document.read(path)
+    except InvalidFile:
+        check_conflicts(path.read_text(encoding="utf-8", errors="replace"), str(path))
+        raise
+    return lock_of(document, environment_file.stem, str(path))
+
+
+def lock_of(document: Document, environment: str, where: str) -> Lock:
+    """Return the lock that a document holds.
+
+    :raises InvalidFile: it is no lock, or another environment's.
+    """
     lock = document.into(Lock)
-    if lock.environment != environment_file.stem:
+    if lock.environment != environment:
         raise InvalidFile(
-            f"the lock of {environment_file.stem!r} says that it is the one of {lock.environment!r}",
-            subject=f"{path}:{document.at(('environment',))}",
+            f"the lock of {environment!r} says that it is the one of {lock.environment!r}",
+            subject=f"{where}:{document.at(('environment',))}",
             cause="it was copied from there",
             fix="promote pins instead of copying the file, or correct the name",
         )
     return lock
+
+
+def check_conflicts(text: str, where: str) -> None:
+    """Explain the marks that Git leaves where two people changed the same pin.
+
+    :raises InvalidFile: there are some.
+    """
+    sides: dict[str, list[str]] = {_OURS: [], _THEIRS: []}
+    side, first = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith(_OURS):
+            side, first = _OURS, first or number
+        elif line == _BOTH and side:
+            side = _THEIRS
+        elif line.startswith(_THEIRS):
+            side = ""
+        elif side and (match := _VERSION_LINE.match(line)):
+            sides[side].append(match[1])
+    if not first:
+        return
+    ours, theirs = (", ".join(sides[side]) or "no version" for side in (_OURS, _THEIRS))
+    name = Path(where).name
+    raise InvalidFile(
+        "two people changed the same pin, and Git left both versions in the lock",
+        subject=f"{where}:{first}",
+        cause=f"one side pins {ours}, the other {theirs}",
+        fix=f"take one side whole, git checkout --ours {name} or --theirs {name}; git add it, finish the merge, "
+        "and run the command that the other side had run",
+    )

@@ -1,0 +1,147 @@
+"""``datakit status``, ``history`` and ``drift``: what runs where, since when, by whom, and whether that is true."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from datakit.cli._locking import Name, Offline, Reports, age, registries, repository_around
+from datakit.cli._options import Json, complete_environment
+from datakit.cli._output import out, print_json
+from datakit.errors import ConfigurationError, TemporaryError
+
+if TYPE_CHECKING:
+    from datakit.release.status import StatusRow
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ENVIRONMENT]...", autocompletion=complete_environment, help="None means all."),
+]
+
+
+def status(environments: Names = None, offline: Offline = False, json_: Json = False) -> None:
+    """Say which version runs where: environments by warehouses by datakits, with age, and how far each is behind."""
+    from datetime import UTC, datetime
+
+    from datakit.model.project import Project
+    from datakit.release.status import status as read_status
+
+    now = datetime.now(UTC)
+    project = Project.find()
+    rows, notes = read_status(project, environments or (), open_registry=None if offline else registries())
+    if json_:
+        print_json({"rows": [row.as_json(now) for row in rows], "notes": list(notes)})
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("environment", "warehouse", "datakit", "version", "digest", "age", "behind"):
+        table.add_column(heading, no_wrap=heading != "behind")
+    for row in rows:
+        table.add_row(*_cells(row, now))
+    console = out()
+    console.print(table if rows else "nothing can run here: no warehouse is in an environment", markup=False)
+    for note in notes:
+        console.print(f"note  {note}", markup=False)
+
+
+def history(
+    environment: Name,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many changes.")] = 20,
+    json_: Json = False,
+) -> None:
+    """List the changes of a lock, the latest first, with the number and the commit that datakit rollback takes."""
+    from datakit.model.lock import lock_path
+    from datakit.model.project import Project
+    from datakit.release.git import GitRepository
+    from datakit.release.history import lock_history
+
+    project = Project.find()
+    project.environment(environment)
+    path = lock_path(project.environment_files[environment].path)
+    repository = GitRepository.around(path.parent)
+    entries = lock_history(repository, path, environment, limit=limit)
+    shallow = repository.is_shallow()
+    if json_:
+        print_json({"environment": environment, "shallow": shallow, "changes": [entry.as_json() for entry in entries]})
+        return
+    console = out()
+    for entry in entries:
+        how = "" if entry.is_by_command else "  BY HAND"
+        when = f"{entry.commit.time:%Y-%m-%d %H:%M}"
+        head = f"{entry.number:>3}  {entry.commit.revision[:12]}  {when}  {entry.commit.author}{how}"
+        console.print(head, markup=False, style=None if entry.is_by_command else "bold red")
+        console.print(f"     {entry.commit.subject}", markup=False)
+        for change in entry.changes:
+            console.print(f"     {change}", markup=False)
+    if not entries:
+        console.print(f"{environment} never had a lock; begin it: datakit lock {environment}", markup=False)
+    if shallow:
+        console.print("note  this clone is shallow: git fetch --unshallow brings the rest", markup=False)
+
+
+def drift(environments: Names = None, reports: Reports = None, offline: Offline = False, json_: Json = False) -> None:
+    """Compare locks with the registry, with Git, with the tree, and with what ran. Exit code 78 if they differ.
+
+    75 if nothing differs, but a registry did not answer.
+    """
+    from datakit.model.project import Project
+    from datakit.release.drift import Drift, find_drift
+    from datakit.release.reports import read_reports
+
+    project = Project.find()
+    if project.broken:
+        raise project.broken[0]
+    ran, unread = read_reports(reports) if reports else ((), ())
+    open_one = None if offline else registries()
+    found: list[Drift] = []
+    notes = [f"{path} holds no run report" for path in unread]
+    names = environments or sorted(project.environment_files)
+    for name in names:
+        project.environment(name)
+        repository = repository_around(project.environment_files[name].path.parent)
+        more, said = find_drift(project, name, repository=repository, open_registry=open_one, reports=ran)
+        found += more
+        notes += said
+    if reports is None:
+        notes.append("not compared with what ran: give the folder of run reports, --reports FOLDER")
+    if json_:
+        print_json({"drift": [each.as_json() for each in found], "notes": notes, "environments": list(names)})
+    else:
+        _show_drift(found, notes, len(names))
+    if found:
+        raise typer.Exit(ConfigurationError.exit_code)
+    if any("not compared with the registry" in note for note in notes):
+        raise typer.Exit(TemporaryError.exit_code)
+
+
+def _show_drift(found: list[Any], notes: list[str], count: int) -> None:
+    from rich.text import Text
+
+    console = out()
+    for each in found:
+        subject = (f"{each.environment} {each.subject}: ", "bold")
+        console.print(Text.assemble((f"{each.kind} ", "bold red"), subject, each.what))
+        console.print(Text.assemble(("  next:  ", "green"), each.fix))
+    for note in notes:
+        console.print(f"note  {note}", markup=False)
+    verdict = "no difference" if not found else f"{len(found)} difference{'s' if len(found) > 1 else ''}"
+    console.print(f"{verdict} in {count} environment{'s' if count != 1 else ''}", markup=False)
+
+
+def _cells(row: StatusRow, now: Any) -> tuple[str, ...]:
+    if row.pin is None:
+        return row.environment, row.warehouse, row.datakit, "not pinned", "", "", f"tree has {row.in_tree or 'none'}"
+    behind = "?" if row.newer is None else f"{len(row.newer)} ({row.newer[-1]})" if row.newer else "0"
+    hand = "" if row.by_command else " edited by hand"
+    digest = row.pin.digest.removeprefix("sha256:")[:12]
+    return (
+        row.environment,
+        row.warehouse,
+        row.datakit,
+        row.pin.version,
+        digest,
+        age(row.age(now)),
+        f"{behind}{hand}",
+    )

@@ -1,0 +1,110 @@
+"""The way of a change into Git: refused where it could be lost or take something else with it, else one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from datakit.errors import LockRefused, UnknownName
+from datakit.release.git import GitRepository
+from datakit.release.locks import LockFile
+from datakit.release.promotion import Proposal
+
+
+def change_lock(
+    repository: GitRepository,
+    path: Path,
+    needs: Iterable[Path],
+    plan: Callable[[], Proposal],
+    *,
+    dry_run: bool,
+) -> tuple[Proposal, str | None]:
+    """Plan a change of a lock and commit it; return it and the commit, None if nothing changes or it is a dry run.
+
+    :param needs: other files that the change is made of; what is in them has to be committed.
+    :raises LockRefused: something is uncommitted, under way or newer elsewhere; or the plan refuses.
+    """
+    with repository.exclusively():
+        if not dry_run:
+            _refuse_lossy(repository)
+        _refuse_uncommitted(repository, [path, *needs])
+        _refuse_stale(repository, path)
+        proposal = plan()
+        if dry_run or not proposal.changes:
+            return proposal, None
+        return proposal, repository.commit(path, proposal.after.text or "", proposal.message)
+
+
+def earlier(repository: GitRepository, path: Path, environment: str, to: str) -> tuple[LockFile, str]:
+    """Return a lock as it was, and the commit that it is of.
+
+    :param to: a commit, or how many changes back.
+    :raises UnknownName: there is no such commit, or fewer changes.
+    """
+    log = repository.log(path)
+    shallow = "this clone is shallow: git fetch --unshallow" if repository.is_shallow() else None
+    if to.isdigit() and len(to) < 4:
+        if not 0 < int(to) < len(log):
+            raise UnknownName(
+                f"the lock of {environment!r} has no state {to} changes ago",
+                subject=str(path),
+                cause=shallow or f"it was changed {len(log)} times",
+                fix=f"datakit history {environment} counts them",
+            )
+        revision = log[int(to)].revision
+    else:
+        found = repository.resolve(to)
+        if found is None:
+            raise UnknownName(
+                f"there is no commit {to!r}",
+                subject=str(repository.root),
+                cause=shallow,
+                fix=f"datakit history {environment} shows the commits of its lock",
+            )
+        revision = found
+    (text,) = repository.contents([revision], path)
+    if text is None:
+        raise UnknownName(
+            f"the environment {environment!r} has no lock at that commit",
+            subject=f"{path} at {revision[:12]}",
+            fix=f"datakit history {environment} shows the commits of its lock",
+        )
+    return LockFile.parse(text, environment, path, at=revision[:12]), revision
+
+
+def _refuse_lossy(repository: GitRepository) -> None:
+    if under_way := repository.under_way():
+        raise LockRefused(
+            f"a {under_way} is not finished; a commit now would become part of it",
+            subject=str(repository.root),
+            fix=f"git {under_way} --continue, or --abort; then run it again",
+        )
+    if repository.branch() is None:
+        raise LockRefused(
+            "no branch is checked out, so the commit would be lost at the next checkout",
+            subject=str(repository.root),
+            cause="the head is detached, as CI leaves it",
+            fix="git switch -c BRANCH, then run it again",
+        )
+    repository.identity()
+
+
+def _refuse_uncommitted(repository: GitRepository, paths: Iterable[Path]) -> None:
+    dirty = repository.uncommitted(path for path in paths if path.exists() or path.name.endswith(".lock.yaml"))
+    if dirty:
+        raise LockRefused(
+            f"{dirty[0]} has changes that are not committed, or is not in Git",
+            subject=str(repository.root),
+            cause=f"so have {', '.join(dirty[1:])}" if len(dirty) > 1 else None,
+            fix=f"git diff HEAD -- {dirty[0]} shows them; commit them, or git restore --staged --worktree {dirty[0]}",
+        )
+
+
+def _refuse_stale(repository: GitRepository, path: Path) -> None:
+    if upstream := repository.changed_upstream(path):
+        raise LockRefused(
+            f"{upstream} has changes of this lock that are not here",
+            subject=str(path),
+            cause="somebody else changed it meanwhile",
+            fix="git pull, and run it again",
+        )

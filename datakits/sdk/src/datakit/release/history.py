@@ -1,0 +1,77 @@
+"""The changes of a lock, out of Git: who pinned what, when, why, and whether a command did it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from datakit.errors import InvalidFile
+from datakit.model.lock import Lock
+from datakit.release.git import GitRepository, LoggedCommit
+from datakit.release.locks import LockFile, PinChange, compare
+
+
+@dataclass(frozen=True, slots=True)
+class LockChange:
+    """One commit of a lock.
+
+    :ivar number: how many changes ago; 0 is what holds now. ``datakit rollback --to`` takes it.
+    :ivar action: ``lock``, ``promote``, ``rollback``; None if no command did it.
+    :ivar lock: as it was then; None if it was no lock.
+    """
+
+    number: int
+    commit: LoggedCommit
+    action: str | None
+    changes: tuple[PinChange, ...]
+    lock: Lock | None
+
+    @property
+    def is_by_command(self) -> bool:
+        """Whether a command did it, or a merge of what commands did."""
+        return self.action is not None or self.commit.is_merge
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as ``--json`` shows it."""
+        return {
+            "number": self.number,
+            "commit": self.commit.revision,
+            "time": self.commit.time.isoformat(),
+            "author": self.commit.author,
+            "subject": self.commit.subject,
+            "action": self.action,
+            "by_command": self.is_by_command,
+            "from": self.commit.trailer("Datakit-From"),
+            "restores": self.commit.trailer("Datakit-Restores"),
+            "changes": [change.as_json() for change in self.changes],
+        }
+
+
+def lock_history(
+    repository: GitRepository, path: Path, environment: str, *, limit: int | None = None
+) -> tuple[LockChange, ...]:
+    """Return the changes of a lock, the latest first."""
+    log = repository.log(path, limit=None if limit is None else limit + 1)
+    texts = repository.contents([commit.revision for commit in log], path)
+    locks = [_lock(text, environment, path, commit) for commit, text in zip(log, texts, strict=True)]
+    entries = tuple(_entries(log, locks, environment))
+    return entries if limit is None else entries[:limit]
+
+
+def _entries(log: tuple[LoggedCommit, ...], locks: list[Lock | None], environment: str) -> Iterator[LockChange]:
+    empty = Lock(environment=environment)
+    for number, (commit, (lock, before)) in enumerate(zip(log, pairwise([*locks, empty]), strict=True)):
+        changes = compare(before or empty, lock or empty)
+        yield LockChange(number, commit, commit.trailer("Datakit-Action"), changes, lock)
+
+
+def _lock(text: str | None, environment: str, path: Path, commit: LoggedCommit) -> Lock | None:
+    if text is None:
+        return None
+    try:
+        return LockFile.parse(text, environment, path, at=commit.revision[:12]).lock
+    except InvalidFile:  # somebody committed half a file; the history goes on before it
+        return None
