@@ -29,12 +29,12 @@ from datakit.release._media import CONFIG, LAYER, MANIFEST, descriptor, digest_o
 from datakit.release.registry import Registry, open_registry
 from datakit_lab.registry import Registry as LabRegistry
 
-BRONZE = "kind: bronze\nname: {name}\nversion: 0.9.0\nsystem: memory\nsources:\n  - datakit: airline-source\n"
+BRONZE = "kind: bronze\nname: {name}\nversion: 0.9.0\nsystem: sqlserver\nsources:\n  - datakit: airline-source\n"
 SOURCE = """\
 kind: source
 name: airline-source
 version: 0.9.0
-system: memory
+system: sqlserver
 connection: airline
 datasets:
   flights: {table: flights, key: [FlightID]}
@@ -42,7 +42,7 @@ datasets:
 """
 WAREHOUSE = """\
 name: {name}
-type: duckdb
+type: {type}
 connection: {name}-db
 schema: bronze
 ingest:
@@ -56,7 +56,7 @@ frozen: {frozen}
 sources:
   airline: {{host: sql.corp.example, database: Airline, principal: svc-airline@CORP.EXAMPLE}}
 warehouses:
-  finance-db: {{path: finance.duckdb, password: finance-db/password}}
+  finance-db: {{host: db.corp.example, database: finance, user: finance, password: finance-db/password}}
   marketing-db: {{path: marketing.duckdb}}
 """
 
@@ -203,8 +203,10 @@ def tree(tmp_path: Path, releases: Releases, monkeypatch: pytest.MonkeyPatch) ->
         tree.write(f"datakits/{name}/datakit.yaml", BRONZE.format(name=name))
     flights = INGEST.format(kit="sqlserver-bronze", dataset="flights")
     planes = INGEST.format(kit="other-bronze", dataset="planes")
-    tree.write("warehouses/finance/warehouse.yaml", WAREHOUSE.format(name="finance") + flights + planes)
-    tree.write("warehouses/marketing/warehouse.yaml", WAREHOUSE.format(name="marketing") + flights)
+    tree.write(
+        "warehouses/finance/warehouse.yaml", WAREHOUSE.format(name="finance", type="postgres") + flights + planes
+    )
+    tree.write("warehouses/marketing/warehouse.yaml", WAREHOUSE.format(name="marketing", type="duckdb") + flights)
     for name in ("int", "qa", "prod"):
         text = ENVIRONMENT.format(name=name, registry=releases.reference, frozen=str(name == "prod").lower())
         tree.write(f"warehouses/environments/{name}.yaml", text)

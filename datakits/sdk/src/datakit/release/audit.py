@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from datakit.errors import DatakitError, UnknownName
 from datakit.model.lock import Pin
@@ -20,14 +20,16 @@ from datakit.release.promotion import Place
 from datakit.release.registry import Registry, Release
 from datakit.release.reports import FoundReport
 
-_SHORT = 12
+_SHORT: Final = 12
+_ORDER: Final = ("commit", "release", "lock", "ticket", "secret", "dag-run", "run")
+"""Of what happened in the same second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
     """Something that happened.
 
-    :ivar kind: ``commit``, ``release``, ``provenance``, ``lock``, ``dag-run``, ``run``, ``ticket`` or ``secret``.
+    :ivar kind: ``commit``, ``release``, ``lock``, ``ticket``, ``secret``, ``dag-run`` or ``run``.
     :ivar source: where it was read.
     """
 
@@ -149,7 +151,7 @@ class Auditor:
                 self._commit(release)
         if place is not None:
             self._credentials(found, place)
-        moments = tuple(sorted(self._moments, key=lambda each: each.time))
+        moments = tuple(sorted(self._moments, key=lambda each: (each.time, _ORDER.index(each.kind))))
         return Story(found, digest, moments, tuple(self._missing))
 
     def _lacks(self, kind: str, what: str, fix: str) -> None:
@@ -175,11 +177,9 @@ class Auditor:
         if slash:
             # as the Airflow provider makes run ids; Airflow's own database knows who triggered it
             interval = said.data_interval
-            start = interval.start if interval and interval.start else said.started_at
             covers = f", for {interval.start} to {interval.end}" if interval and interval.start else ""
-            aware = start if start.tzinfo else start.replace(tzinfo=UTC)
-            time = min(aware, said.started_at)
-            self._add(time, "dag-run", f"{dag}: {dag_run}{covers}", f"run id and data interval in {found.path}")
+            words = f"{dag}: {dag_run}{covers}, came to this task"
+            self._add(said.started_at, "dag-run", words, f"run id and data interval in {found.path}")
         else:
             self._lacks("dag-run", f"the run id {said.run_id!r} is no DAG's", "it was run without Airflow")
         self._add(
