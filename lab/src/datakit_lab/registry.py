@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from datakit_lab.errors import LabUnavailable, ProgramMissing
-from datakit_lab.network import LOOPBACK, accepts, free_port, own_names
+from datakit_lab.network import LOOPBACK, free_port, own_names
 from datakit_lab.processes import ChildProcess, Server
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Registry(Server):
         self._token = token
         self._users = users
         self._largest_file = largest_file
+        self._log_begins = 0
 
     @staticmethod
     def names() -> tuple[str, ...]:
@@ -95,6 +96,7 @@ class Registry(Server):
         for attempt in range(1, _START_ATTEMPTS + 1):
             if not self.port:
                 self.port = free_port()
+            self._log_begins = self.log.stat().st_size if self.log.exists() else 0
             configuration = self.directory / "registry.yml"
             configuration.write_text(yaml.safe_dump(self._configuration(), sort_keys=False), encoding="utf-8")
             self._process = ChildProcess(
@@ -105,7 +107,7 @@ class Registry(Server):
                 directory=self.directory,
             )
             try:
-                self._process.wait_until(lambda: accepts(self.port))
+                self._process.wait_until(self._listens)
             except LabUnavailable:
                 self._process.kill()
                 self._process = None
@@ -133,6 +135,12 @@ class Registry(Server):
         self.stop()
         if self._temporary:
             shutil.rmtree(self.directory)
+
+    def _listens(self) -> bool:
+        """Whether it says so itself: on a port that somebody else has, there is an answer too."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_begins)
+            return f"listening on {self.host}".encode() in log.read()
 
     def _bounds(self) -> list[str]:
         """Return what makes writes fail as on a full disk; the registry, written in Go, ignores the signal of it."""

@@ -127,8 +127,15 @@ def find_release(registry: Registry, text: str) -> Release:
     release = registry.release(name, version)
     if release is not None:
         return release
+    where = registry.image(f"datakits/{name}")
     versions = [str(found) for tag in registry.tags(f"datakits/{name}") if (found := SemVer.of_tag(tag)) is not None]
-    raise UnknownName.of(f"release of {name} called", version, versions, where=registry.image(f"datakits/{name}"))
+    if not versions:
+        raise UnknownName(
+            f"nothing was released as {name} yet",
+            subject=where,
+            fix=f"check the name and the registry; or release it: datakit release {name}",
+        )
+    raise UnknownName.of(f"release of {name} called", version, versions, where=where)
 
 
 def megabytes(size: int) -> str:

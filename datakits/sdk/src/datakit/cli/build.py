@@ -31,10 +31,10 @@ def build(
     ca_file: CaFile = None,
     json_: Json = False,
 ) -> None:
-    """Make the image of a datakit, without an engine, and say what it would be called.
+    """Make the image of a datakit, without an engine; push nothing.
 
-    The same commit on the same base has the same digest, on every machine. Nothing is pushed; what is not committed
-    goes into the image too, and its revision says so.
+    The same commit on the same base has the same digest, on every machine.
+    What is not committed goes in too, and the revision says so.
     """
     from datakit.model.project import Project
     from datakit.release.layout import load_into_engine, write_layout

@@ -43,9 +43,10 @@ def release(
 ) -> None:
     """Release a datakit, in the version that its datakit.yaml says.
 
-    Refused: a tree with something uncommitted, a failing check or test, a version that exists with another digest, and
-    a version too low for what its contracts change. Run again, it completes what was interrupted, and does nothing to
-    what is complete.
+    Refused: something uncommitted, a failing check or test,
+    a version that exists with another digest,
+    a version too low for what its contracts change.
+    Run again, it completes what was interrupted.
     """
     from datakit.model.project import Project
     from datakit.release.registry import Release

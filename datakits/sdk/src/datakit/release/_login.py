@@ -55,7 +55,7 @@ def find_login(host: str, *, user: str | None = None, password_file: Path | None
         raise ConfigurationError(
             "a name without a password file, or a password file without a name",
             subject=host,
-            fix="give both; the variables are DATAKIT_REGISTRY_USER and DATAKIT_REGISTRY_PASSWORD_FILE",
+            fix="give both: --username and --password-file, or the variables of the same meaning",
         )
     if user is not None and password_file is not None:
         return Login(user, _read_password(password_file), str(password_file))

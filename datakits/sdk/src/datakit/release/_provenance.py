@@ -41,7 +41,7 @@ def provenance(image: Image, repository: str, source: str, now: datetime) -> byt
     base = image.origins[0]
     materials: list[dict[str, Any]] = [
         {"uri": f"git+{source}" if source else "git+file:.", "digest": {"gitCommit": release.revision}},
-        {"uri": f"oci://{base.name.partition('@')[0]}", "digest": _digest(base.digest), "name": "base"},
+        {"uri": f"oci://{base.registry.image(base.repository)}", "digest": _digest(base.digest), "name": base.name},
     ]
     materials += [
         {"uri": f"oci://{repository.rpartition('/')[0]}/{name}", "digest": _digest(digest), "name": f"{name}@{version}"}

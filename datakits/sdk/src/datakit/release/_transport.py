@@ -145,13 +145,15 @@ class Transport:
         largest: int,
     ) -> Answer:
         url = path if "://" in path else f"{self._base()}/v2/{path}"
-        for fresh in (False, True):
-            authorization = self._authorization(scope)
-            answer = self._follow(method, url, headers, body, authorization, stream=stream, largest=largest)
-            challenge = answer.headers.get("www-authenticate", "")
-            if answer.status != 401 or fresh or not self._answer_challenge(challenge, scope, had=authorization):
-                return answer
-        raise AssertionError("the second answer is returned")
+        authorization = self._authorization(scope)
+        answer = self._follow(method, url, headers, body, authorization, stream=stream, largest=largest)
+        if answer.status != 401:
+            return answer
+        challenge = answer.headers.get("www-authenticate", "")
+        authorization = self._answer_challenge(challenge, scope, had=authorization)
+        if authorization is None:
+            return answer
+        return self._follow(method, url, headers, body, authorization, stream=stream, largest=largest)
 
     def _follow(
         self,
@@ -249,21 +251,23 @@ class Transport:
             return _basic(login)
         return None
 
-    def _answer_challenge(self, challenge: str, scope: tuple[str, ...], *, had: Secret[str] | None) -> bool:
-        """Get what the registry asks for; return whether a second try has anything new to show."""
+    def _answer_challenge(
+        self, challenge: str, scope: tuple[str, ...], *, had: Secret[str] | None
+    ) -> Secret[str] | None:
+        """Return what the registry asks for; None if there is nothing new to show it."""
         kind = challenge.partition(" ")[0].lower()
         if kind == "bearer":
-            details = dict(_CHALLENGE.findall(challenge))
-            token, seconds = self._fetch_token(details, scope)
+            token, seconds = self._fetch_token(dict(_CHALLENGE.findall(challenge)), scope)
             with self._lock:
                 self._tokens[" ".join(scope)] = token, time.monotonic() + seconds * 0.9
-            return True
+            return token
         login = self._find_login()
         if kind != "basic" or login is None or login.is_identity_token:
-            return False
+            return None
         self._basic = True
+        basic = _basic(login)
         # one that was refused is sent again only if it has changed: accounts get locked by repetition
-        return had is None or had.reveal() != _basic(login).reveal()
+        return None if had is not None and had.reveal() == basic.reveal() else basic
 
     def _fetch_token(self, details: Mapping[str, str], scope: tuple[str, ...]) -> tuple[Secret[str], float]:
         """Ask the token server that the registry names (https://distribution.github.io/distribution/spec/auth/)."""

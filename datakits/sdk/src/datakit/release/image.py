@@ -58,6 +58,7 @@ _PLATFORM: Final = ("linux", "amd64")
 class Origin:
     """An image that another one takes layers of.
 
+    :ivar name: repository and tag, without the registry: the same image in another one makes the same bytes.
     :ivar layers: descriptors, in order, of the layers that are taken.
     :ivar diff_ids: of the same layers, uncompressed.
     :ivar config: what runs in it; only the base's counts.
@@ -141,7 +142,7 @@ def find_base(registry: Registry, reference: str) -> Origin:
         manifest = registry.manifest(repository, digest)
     config = _config(registry, repository, manifest, where)
     layers = tuple(as_oci(layer) for layer in manifest["layers"])
-    return Origin(registry, repository, where, digest, layers, tuple(config["rootfs"]["diff_ids"]), config)
+    return Origin(registry, repository, name, digest, layers, tuple(config["rootfs"]["diff_ids"]), config)
 
 
 def find_source(registry: Registry, release: Release) -> Origin:
@@ -161,7 +162,7 @@ def find_source(registry: Registry, release: Release) -> Origin:
     if not taken:
         raise ImageCorrupt("the source datakit's image has no layer of its own files", subject=where)
     layers, diff_ids = zip(*taken, strict=True)
-    return Origin(registry, repository, where, release.digest, layers, diff_ids, config)
+    return Origin(registry, repository, f"{repository}:v{release.version}", release.digest, layers, diff_ids, config)
 
 
 def read_files(folder: Path, paths: Iterable[Path]) -> dict[Path, tuple[bytes, bool]]:
@@ -232,7 +233,7 @@ def _annotations(recipe: Recipe) -> dict[str, str]:
         REVISION: revision or "uncommitted",
         CREATED: _time(commit.time),
         SOURCE: commit.source,
-        BASE_NAME: recipe.base.name.partition("@")[0],
+        BASE_NAME: recipe.base.name,
         BASE_DIGEST: recipe.base.digest,
         KIND: recipe.kind,
         CONTRACT: recipe.contract_hash,

@@ -103,7 +103,7 @@ def build(project: Project, name: str, registry: Registry, *, base: str | None =
             commit=commit,
             contract_hash=promise.hash,
             files=read_files(loaded.folder, files_of(loaded.folder)),
-            base=find_base(registry, base or _base_of(existing, registry)),
+            base=find_base(registry, base or _base_of(existing)),
             sources=included,
         )
     )
@@ -248,6 +248,7 @@ def push(
     """
     image, pushed = built.image, Pushed()
     repository = f"datakits/{image.release.name}"
+    documents = _documents(built, registry.image(repository), key, passphrase_file, now())  # before anything is sent
     say("layers")
     for origin in image.origins:
         for layer in origin.layers:
@@ -257,7 +258,6 @@ def push(
     say("manifest")
     registry.push_manifest(repository, image.manifest)
     say("contract, bill of materials, provenance")
-    documents = _documents(built, registry.image(repository), key, passphrase_file, now())
     pushed.attachments += attach(registry, repository, image.descriptor, documents)
     say("tag")
     tag = SemVer.parse(image.release.version).tag
@@ -291,9 +291,9 @@ def _documents(
     image = built.image
     statement = provenance(image, repository, built.commit.source, now)
     return [
+        signed(statement, key, passphrase_file) if key is not None else unsigned(statement),
         Attachment(CONTRACT, built.promise.as_bytes()),
         Attachment(SBOM, sbom(image, repository, packages_of(image.origins[0]))),
-        signed(statement, key, passphrase_file) if key is not None else unsigned(statement),
     ]
 
 
@@ -344,13 +344,12 @@ def _included(
     return Included(name, version, release.digest), origin, promise_of(registry, release)
 
 
-def _base_of(existing: Release | None, registry: Registry) -> str:
+def _base_of(existing: Release | None) -> str:
     """Return the base that a version was released on, so that it is the same again; else the SDK's own."""
     from datakit import __version__
 
-    prefix = f"{registry.address}/"
-    if existing is not None and existing.base_name.startswith(prefix):
-        return f"{existing.base_name.removeprefix(prefix)}@{existing.base_digest}"
+    if existing is not None:
+        return f"{existing.base_name}@{existing.base_digest}"
     return f"platform/datakit-base:v{__version__}"
 
 
