@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from datakit.errors import ConfigurationError, InvalidFile
-from datakit.model.lock import Lock, Pin
+from datakit.model import lock as reading
+from datakit.model.lock import Lock, Pin, parse_lock
 from datakit.model.yaml import Document
 from datakit.release.locks import LockFile
 from datakit.release.ranges import Range
@@ -83,6 +84,7 @@ def test_any_words_come_back_as_they_were_and_fit_their_seal(why: str, by: str, 
     pin = Pin(version="1.0.0", digest=A, range=text, by=by, at=datetime(2026, 3, 1, 12, tzinfo=UTC), why=why)
     written = parse("environment: qa\nwarehouses: {}\n").with_pins({("finance", "kit"): pin})
     read = Document(written.text or "", "written").into(Lock)
+    assert read == parse_lock(written.text or "", "qa", "written")
     assert pin.sealed("qa", "finance", "kit") == read.warehouses["finance"]["kit"]
     assert read.is_by_command("finance", "kit")
 
@@ -120,6 +122,60 @@ def test_the_last_pin_that_goes_leaves_a_lock() -> None:
 def test_a_lock_of_another_environment_is_refused() -> None:
     with pytest.raises(InvalidFile, match="says that it is the one of 'int'"):
         parse("environment: int\n")
+
+
+_PLAIN_LOCK = f"environment: qa\nwarehouses:\n  finance:\n    kit:\n      version: 1.0.0\n      digest: {A}\n"
+
+
+def test_what_commands_write_is_read_without_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    pin = Pin(version="1.0.0", digest=A, range="^1", by="Ann", at=datetime(2026, 3, 1, tzinfo=UTC), why='a "b": # c')
+    text = parse("# mine\nenvironment: qa\n").with_pins({("finance", "kit"): pin}).text or ""
+    monkeypatch.setattr(reading, "Document", None)
+    assert pin.sealed("qa", "finance", "kit") == parse_lock(text, "qa", "lock").warehouses["finance"]["kit"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("version: 1.0.0", "version: 1.0.0\n      version: 1.0.1"),
+        ("    kit:", "    kit: {}\n    kit:"),
+        ("version: 1.0.0", "version: 1.0"),
+        ("version: 1.0.0", "version: v1.0.0"),
+        ("version: 1.0.0", "versoin: 1.0.0"),
+        ("      version", "     version"),
+        ("      version", "\tversion"),
+        ("  finance:", "finance:"),
+        ("environment: qa", "environment: int"),
+        ("    kit:\n", "    kit:\n        deeper:\n"),
+        ("version: 1.0.0", 'version: "1.0.0'),
+        ("version: 1.0.0", "version: 1.0.0\n      by: null"),
+        ("version: 1.0.0", "version: 1.0.0\n      why: 2026-01-01"),
+        ("version: 1.0.0", "version: 1.0.0\n      why: yes"),
+        ("version: 1.0.0", "version: 1.0.0\n      why: one\n        two"),
+        ("version: 1.0.0", "version: 1.0.0\n      why: |\n        # two"),
+        ("version: 1.0.0", "version: 1.0.0  # why"),
+        ("version: 1.0.0", "version: &a 1.0.0\n      range: *a"),
+        ("version: 1.0.0", "version: 1.0.0\n      why: a: b"),
+        ("version: 1.0.0", "version: 1.0.0\n      why: 'it''s'"),
+        (_PLAIN_LOCK, ""),
+        ("\n", "\r\n"),
+        ("\n", "\n---\n"),
+    ],
+)
+def test_what_people_write_is_read_as_yaml_reads_it(old: str, new: str) -> None:
+    assert old in _PLAIN_LOCK
+    text = _PLAIN_LOCK.replace(old, new)
+    try:
+        read: object = Document(text, "lock").into(Lock)
+        if isinstance(read, Lock) and read.environment != "qa":
+            read = None
+    except InvalidFile as error:
+        read = str(error)
+    try:
+        found: object = parse_lock(text, "qa", "lock")
+    except InvalidFile as error:
+        found = None if "says that it is the one of" in str(error) else str(error)
+    assert read == found
 
 
 def versions(*texts: str) -> list[SemVer]:

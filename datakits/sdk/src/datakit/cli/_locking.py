@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from datakit.cli._options import complete_environment
+from datakit.cli._output import out
 from datakit.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from datakit.release.git import GitRepository
     from datakit.release.registry import Registry
+
+_WIDEST: Final = 4000
 
 Name = Annotated[
     str, typer.Argument(metavar="ENVIRONMENT", autocompletion=complete_environment, help="Whose lock it is.")
@@ -62,6 +65,20 @@ def repository_around(folder: Path) -> GitRepository | None:
         return GitRepository.around(folder)
     except ConfigurationError:
         return None
+
+
+def print_table(headings: Iterable[str], lines: Iterable[Sequence[str]]) -> None:
+    """Print a table; in a pipe as wide as it is, so that nothing is cut off."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading)
+    for line in lines:
+        table.add_row(*map(Text, line))
+    console = out()
+    console.print(table, width=None if console.is_terminal else _WIDEST)
 
 
 def age(length: timedelta | None) -> str:

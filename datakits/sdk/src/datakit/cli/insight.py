@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datakit.cli._locking import Name, Offline, Reports, age, registries, repository_around
+from datakit.cli._locking import Name, Offline, Reports, age, print_table, registries, repository_around
 from datakit.cli._options import Json, complete_environment
 from datakit.cli._output import out, print_json
 from datakit.errors import ConfigurationError, TemporaryError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from datakit.release.status import StatusRow
 
 Names = Annotated[
@@ -33,15 +36,11 @@ def status(environments: Names = None, offline: Offline = False, json_: Json = F
     if json_:
         print_json({"rows": [row.as_json(now) for row in rows], "notes": list(notes)})
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("environment", "warehouse", "datakit", "version", "digest", "age", "behind"):
-        table.add_column(heading, no_wrap=heading != "behind")
-    for row in rows:
-        table.add_row(*_cells(row, now))
     console = out()
-    console.print(table if rows else "nothing can run here: no warehouse is in an environment", markup=False)
+    if rows:
+        print_table(("datakit", "warehouses", *dict.fromkeys(row.environment for row in rows)), _lines(rows, now))
+    else:
+        console.print("nothing can run here: no warehouse is in an environment")
     for note in notes:
         console.print(f"note  {note}", markup=False)
 
@@ -130,18 +129,26 @@ def _show_drift(found: list[Any], notes: list[str], count: int) -> None:
     console.print(f"{verdict} in {count} environment{'s' if count != 1 else ''}", markup=False)
 
 
-def _cells(row: StatusRow, now: Any) -> tuple[str, ...]:
+def _lines(rows: Sequence[StatusRow], now: datetime) -> Iterator[tuple[str, ...]]:
+    """Yield a line for each datakit, with a column for each environment; warehouses that have the same share one."""
+    environments = tuple(dict.fromkeys(row.environment for row in rows))
+    cells = {(row.datakit, row.warehouse, row.environment): _cell(row, now) for row in rows}
+    together: dict[tuple[str, ...], list[str]] = {}
+    for kit, house in sorted({(row.datakit, row.warehouse) for row in rows}):
+        line = (kit, *(cells.get((kit, house, environment), "-") for environment in environments))
+        together.setdefault(line, []).append(house)
+    for (kit, *rest), houses in together.items():
+        yield kit, ", ".join(houses), *rest
+
+
+def _cell(row: StatusRow, now: datetime) -> str:
     if row.pin is None:
-        return row.environment, row.warehouse, row.datakit, "not pinned", "", "", f"tree has {row.in_tree or 'none'}"
-    behind = "?" if row.newer is None else f"{len(row.newer)} ({row.newer[-1]})" if row.newer else "0"
-    hand = "" if row.by_command else " edited by hand"
-    digest = row.pin.digest.removeprefix("sha256:")[:12]
-    return (
-        row.environment,
-        row.warehouse,
-        row.datakit,
-        row.pin.version,
-        digest,
-        age(row.age(now)),
-        f"{behind}{hand}",
-    )
+        return f"not pinned (the tree has {row.in_tree or 'none'})"
+    parts = [f"{row.pin.version} {row.pin.digest.removeprefix('sha256:')[:8]}", age(row.age(now))]
+    if row.newer is None:
+        parts.append("behind ?")
+    elif row.newer:
+        parts.append(f"behind {len(row.newer)}")
+    if not row.by_command:
+        parts.append("edited by hand")
+    return ", ".join(parts)

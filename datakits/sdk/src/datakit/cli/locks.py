@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datakit.cli._locking import DryRun, Name, Why, reason, registries
+from datakit.cli._locking import DryRun, Name, Why, print_table, reason, registries
 from datakit.cli._options import Json, complete_environment
 from datakit.cli._output import out, print_json
 
 if TYPE_CHECKING:
     from datakit.model.project import Project
     from datakit.release.git import GitRepository
+    from datakit.release.locks import PinChange
     from datakit.release.promotion import Planner, Proposal
 
 Only = Annotated[
@@ -113,19 +114,17 @@ def diff(
     if not changes:
         out().print(f"{one} and {other} pin the same", markup=False)
         return
-    from rich.table import Table
+    print_table(("warehouse", "datakit", one, other, ""), [_difference(change) for change in changes])
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("warehouse", "datakit", one, other, ""):
-        table.add_column(heading)
-    for change in changes:
-        before, after = change.before, change.after
-        contract = before and after and before.contract and after.contract and before.contract != after.contract
-        sides = [pin.version if pin else "-" for pin in (before, after)]
-        same = before and after and before.version == after.version
-        words = "another digest" if same else "another contract" if contract else ""
-        table.add_row(change.warehouse, change.datakit, *sides, words)
-    out().print(table)
+
+def _difference(change: PinChange) -> tuple[str, ...]:
+    before, after = change.before, change.after
+    words = ""
+    if before and after and before.version == after.version:
+        words = "another digest"
+    elif before and after and before.contract and after.contract and before.contract != after.contract:
+        words = "another contract"
+    return change.warehouse, change.datakit, *(pin.version if pin else "-" for pin in (before, after)), words
 
 
 def _lock_path(project: Project, name: str) -> Path:

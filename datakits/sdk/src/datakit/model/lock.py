@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, ValidationError
 
 from datakit.errors import InvalidFile
 from datakit.model._base import Model, text_like
@@ -25,6 +25,12 @@ Digest = Annotated[str, text_like(r"^sha256:[0-9a-f]{64}$", "a digest: sha256: a
 
 _SEAL_DIGITS: Final = 16
 _OURS, _BOTH, _THEIRS = "<<<<<<< ", "=======", ">>>>>>> "
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _./@+<>()=-]*(:[A-Za-z0-9][A-Za-z0-9_./@+-]*)*")
+_RESERVED: Final = re.compile(
+    r"(?i)true|false|yes|no|on|off|null|y|n|[\d_]+(\.\d*)?(e[-+]?\d+)?|0[xo][0-9a-f]+|[\d:.]*:[\d:.]*|\d{4}-\d.*"
+)
+_LINE: Final = re.compile(r"((?:  ){0,3})([a-z][a-z0-9-]*):(?: (\S.*))?")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _VERSION_LINE: Final = re.compile(r"\s*version:\s*(\S+)")
 
 
@@ -97,18 +103,25 @@ def read_lock(environment_file: Path) -> Lock | None:
     if not path.is_file():
         return None
     try:
-        document = Document.read(path)
-    except InvalidFile:
-        check_conflicts(path.read_text(encoding="utf-8", errors="replace"), str(path))
-        raise
-    return lock_of(document, environment_file.stem, str(path))
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidFile(f"the lock cannot be read: {error}", subject=str(path)) from None
+    check_conflicts(text, str(path))
+    return parse_lock(text, environment_file.stem, str(path))
 
 
-def lock_of(document: Document, environment: str, where: str) -> Lock:
-    """Return the lock that a document holds.
+def parse_lock(text: str, environment: str, where: str) -> Lock:
+    """Return the lock that a text holds.
 
     :raises InvalidFile: it is no lock, or another environment's.
     """
+    try:
+        data = _as_written(text)
+        if data is not None and data.get("environment") == environment:
+            return Lock.model_validate(data)
+    except ValidationError:  # the reader of YAML says where
+        pass
+    document = Document(text, where)
     lock = document.into(Lock)
     if lock.environment != environment:
         raise InvalidFile(
@@ -118,6 +131,56 @@ def lock_of(document: Document, environment: str, where: str) -> Lock:
             fix="promote pins instead of copying the file, or correct the name",
         )
     return lock
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text needs no quotes in a lock: neither YAML 1.1 nor 1.2 reads anything else in it."""
+    return bool(_PLAIN.fullmatch(text)) and not _RESERVED.fullmatch(text) and not text.endswith(" ")
+
+
+def _as_written(text: str) -> dict[str, Any] | None:
+    """Read a lock as commands write it, ten times faster than YAML is read; None if it is not exactly that.
+
+    A lock of 500 pins has 4,000 lines, and everything that parses a DAG reads one.
+    """
+    top: dict[str, Any] = {}
+    open_ones: list[dict[str, Any]] = [top]
+    for line in text.splitlines():
+        bare = line.lstrip(" ")
+        if not bare or bare[0] == "#":
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            return None
+        indent, key, value = match.groups()
+        depth = len(indent) // 2
+        if depth >= len(open_ones) or key in open_ones[depth]:
+            return None
+        del open_ones[depth + 1 :]
+        if value is None:
+            inner: dict[str, Any] = {}
+            open_ones[depth][key] = inner
+            open_ones.append(inner)
+            continue
+        said = _value(key, value)
+        if said is None:
+            return None
+        open_ones[depth][key] = said
+    return top
+
+
+def _value(key: str, text: str) -> Any:
+    if is_plain(text) or (key == "at" and _TIME.fullmatch(text)):
+        return text
+    if text == "{}":
+        return {}
+    if text[0] != '"':
+        return None
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return None
+    return said if isinstance(said, str) else None
 
 
 def check_conflicts(text: str, where: str) -> None:

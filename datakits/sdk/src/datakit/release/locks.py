@@ -7,7 +7,6 @@ itself. Comments above a line and behind it stay with that line; those of a pin 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -17,15 +16,10 @@ from typing import Any, Final
 import yaml
 
 from datakit.errors import InvalidFile
-from datakit.model.lock import Lock, Pin, check_conflicts, lock_of, lock_path
-from datakit.model.yaml import Document
+from datakit.model.lock import Lock, Pin, check_conflicts, is_plain, lock_path, parse_lock
 
 __all__ = ["LockFile", "PinChange", "compare"]
 
-_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _./@+<>()=-]*(:[A-Za-z0-9][A-Za-z0-9_./@+-]*)*")
-_RESERVED: Final = re.compile(
-    r"(?i)true|false|yes|no|on|off|null|y|n|[\d_]+(\.\d*)?(e[-+]?\d+)?|0[xo][0-9a-f]+|[\d:.]*:[\d:.]*|\d{4}-\d.*"
-)
 _HEADER: Final = (
     "# Which release of each datakit this environment runs. datakit lock, promote and rollback write it, a commit for",
     "# each change; a pin that is edited by hand does not fit its seal any more, and is refused.",
@@ -104,7 +98,7 @@ class LockFile:
         """
         where = f"{path}{f' at {at}' if at else ''}"
         check_conflicts(text, where)
-        return cls(path, lock_of(Document(text, where), environment, where), text)
+        return cls(path, parse_lock(text, environment, where), text)
 
     def with_pins(self, changes: dict[tuple[str, str], Pin | None]) -> LockFile:
         """Return the lock with those pins instead, sealed; None removes one."""
@@ -167,7 +161,7 @@ def _written(pin: Pin) -> Iterator[tuple[str, str]]:
 
 
 def _scalar(text: str) -> str:
-    if _PLAIN.fullmatch(text) and not _RESERVED.fullmatch(text) and not text.endswith(" "):
+    if is_plain(text):
         return text
     quoted = json.dumps(text, ensure_ascii=False)
     # line breaks of YAML that JSON does not escape
