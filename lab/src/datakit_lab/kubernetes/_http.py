@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from datakit_lab.errors import LabError
 from datakit_lab.kubernetes._api import Api, Target
+from datakit_lab.kubernetes._discovery import discovered
 from datakit_lab.kubernetes._errors import ApiError, bad_request, not_modelled
 from datakit_lab.kubernetes._exec import PROTOCOLS, serve_exec
 from datakit_lab.kubernetes._websocket import WebSocket, accept_key
@@ -23,7 +24,6 @@ Json = dict[str, Any]
 
 _log = logging.getLogger(__name__)
 _MOST_BODY: Final = 3 * 1024 * 1024  # as in a real API server
-VERSION: Final = {"major": "1", "minor": "34", "gitVersion": "v1.34.0+datakit-lab"}
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -87,8 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: _canonical(values[-1]) for name, values in lists.items()}
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             raise ApiError(HTTPStatus.UNAUTHORIZED, "Unauthorized", "Unauthorized")
-        if split.path in {"/version", "/version/"}:
-            self._send(HTTPStatus.OK, VERSION)
+        if self.command == "GET" and (known := discovered(split.path.rstrip("/"))) is not None:
+            self._send(HTTPStatus.OK, known)
             return
         if split.path in {"/healthz", "/livez", "/readyz"}:
             self._send_bytes(HTTPStatus.OK, "text/plain", b"ok")
@@ -165,6 +165,9 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.rfile.read(size)
         if not data:
             return None
+        if "protobuf" in self.headers.get("Content-Type", ""):
+            message = "the body of the request was in an unknown format - accepted media types include: application/json"
+            raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
         try:
             return json.loads(data)
         except ValueError as error:
