@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ad test-airflow test-slow lint bench soak
+.PHONY: help demo test test-ad test-airflow test-docker test-slow lint bench soak
 
 help: ## what can be made (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ test-ad: ## the tests against a real Active Directory, which is Samba's
 
 test-airflow: ## the tests of the Airflow provider, in a venv of its own
 	@scripts/test-airflow $(ARGS)
+
+test-docker: ## the tests of the images and the Kubernetes double, on a Docker engine
+	@scripts/test-docker $(ARGS)
 
 test-slow: ## every test that takes minutes
 	@scripts/test --slow $(ARGS)

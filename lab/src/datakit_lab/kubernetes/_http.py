@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not data:
             return None
         if "protobuf" in self.headers.get("Content-Type", ""):
-            message = "the body of the request was in an unknown format - accepted media types include: application/json"
+            message = "the body of the request was in an unknown format - accepted media types: application/json"
             raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
         try:
             return json.loads(data)
