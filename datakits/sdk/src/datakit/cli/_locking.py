@@ -78,7 +78,9 @@ def print_table(headings: Iterable[str], lines: Iterable[Sequence[str]]) -> None
     for line in lines:
         table.add_row(*map(Text, line))
     console = out()
-    console.print(table, width=None if console.is_terminal else _WIDEST)
+    if not console.is_terminal:
+        console.width = _WIDEST
+    console.print(table)
 
 
 def age(length: timedelta | None) -> str:
