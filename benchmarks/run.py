@@ -8,15 +8,12 @@ all of them; the tables show medians.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -24,7 +21,7 @@ from typing import Final
 from datakit_lab.postgres import Postgres
 from rich.console import Console
 
-from benchmarks import peers, results
+from benchmarks import machine, peers, results
 from benchmarks.measure import Contender, ContenderFailed, measure
 from benchmarks.results import Line, Rounds, Section
 from benchmarks.server import Double
@@ -153,17 +150,12 @@ def run(programme: Programme, console: Console) -> None:
 
 
 def _facts(arguments: Sequence[str], count: int) -> list[str]:
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     pins = [line for line in peers.PINS.read_text().splitlines() if line and not line.startswith("#")]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     command = " ".join(["make bench", *(["ARGS='", *arguments, "'"] if arguments else [])])
-    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC at commit {commit.stdout.strip() or 'unknown'}"
-    processors = f"{os.cpu_count()} processors, {cpu[1] if cpu else platform.machine()}"
     return [
-        f"Run on {when} by `{command}`; medians of {count} rounds.",
-        f"Machine: {processors}, {memory / 1e9:.0f} GB, Linux {platform.release()}; servers and contenders share it.",
+        f"Run on {machine.now()} by `{command}`; medians of {count} rounds.",
+        f"Machine: {machine.described()}; servers and contenders share it.",
         f"Python {platform.python_version()}; ours and hand-written: {versions}.",
         f"Theirs: {', '.join(pins)}.",
     ]

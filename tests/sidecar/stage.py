@@ -67,6 +67,7 @@ class Stage:
     ticket_life: timedelta
     renewable_life: timedelta
     folder: Path
+    clock_skew: timedelta = timedelta(seconds=1)
     configuration: dict[str, Any] = field(default_factory=dict)
     volume: Path = field(init=False)
     kdc: Kdc = field(init=False)
@@ -83,7 +84,7 @@ class Stage:
             port=fixed_port(),
             ticket_life=self.ticket_life,
             renewable_life=self.renewable_life,
-            clock_skew=timedelta(seconds=1),
+            clock_skew=self.clock_skew,
         )
         bootstrap = secrets.token_urlsafe(18)
         self.vault = FakeVault(port=fixed_port(), password=bootstrap)

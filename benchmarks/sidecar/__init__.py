@@ -1,0 +1,1 @@
+"""The sidecar beside others that keep a ticket fresh: ``scripts/bench sidecar``."""
