@@ -312,12 +312,16 @@ def kubernetes(
     namespace: Annotated[
         list[str] | None, typer.Option(help="Namespace to create besides default; repeatable.")
     ] = None,
+    own_network: Annotated[
+        bool, typer.Option("--own-network", help="Each pod has its own network, with this machine's servers. As root.")
+    ] = False,
 ) -> None:
     """Run a double of Kubernetes, in the foreground: the API of pods, and the pods on the local Docker engine."""
     from datakit_lab.kubernetes import KubernetesDouble
 
     _end_on_sigterm()
-    with KubernetesDouble(directory, port=port, namespaces=tuple(namespace or ())) as double:
+    namespaces = tuple(namespace or ())
+    with KubernetesDouble(directory, port=port, namespaces=namespaces, own_network=own_network) as double:
         _until_interrupted(
             [f"The double of Kubernetes answers at {double.url}.", f"export KUBECONFIG={double.kubeconfig}"]
         )

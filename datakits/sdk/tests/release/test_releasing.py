@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from datakit.release.registry import Registry
+from datakit.release.registry import Registry, open_registry
 from datakit.testing.images import push_base_image
 
 from .conftest import Answer, Tree
@@ -97,6 +97,14 @@ def test_two_clones_in_two_folders_make_the_same_digest(
         path.chmod(0o600)
     monkeypatch.chdir(other)
     assert call("build", "airline-source").json["digest"] == first
+
+
+def test_another_registry_does_not_make_another_image(tree: Tree, address: str, call: Call) -> None:
+    first = call("build", "airline-source").json["digest"]
+    elsewhere = f"{address}/mirror"
+    with open_registry(elsewhere) as mirror:
+        push_base_image(mirror)
+    assert call("build", "airline-source", "--registry", elsewhere).json["digest"] == first
 
 
 def test_what_does_not_belong_into_an_image_does_not_change_it(tree: Tree, address: str, call: Call) -> None:

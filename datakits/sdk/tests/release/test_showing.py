@@ -127,6 +127,24 @@ def test_a_signature_is_verified_with_the_key_of_those_who_release(
     assert call("show", "airline-source@1.0.0").json["signed_by"].startswith("sha256:")
 
 
+def test_a_second_signature_does_not_hide_the_first(
+    tree: Tree, address: str, registry: Registry, call: Call, keys: dict[str, Path]
+) -> None:
+    from datakit.release._provenance import signed
+    from datakit.release.attachments import PROVENANCE, attached
+
+    assert call("release", "airline-source").code == 0
+    digest = registry.resolve(SOURCE, "v1.0.0") or ""
+    statement = next(attached(registry, SOURCE, digest, PROVENANCE))
+    subject = descriptor(MANIFEST, registry.manifest_bytes(SOURCE, digest))
+    for name in ("theirs", "ours"):
+        attachment = signed(statement, keys[f"{name} private"])
+        registry.push_blob(SOURCE, descriptor("", attachment.data)["digest"], attachment.data, len(attachment.data))
+        registry.attach(SOURCE, subject, attachment.manifest(subject))
+    for name in ("theirs", "ours"):
+        assert call("verify", "airline-source@1.0.0", "--key", str(keys[f"{name} public"])).code == 0
+
+
 def test_an_unsigned_release_does_not_pass_for_a_signed_one(released: Tree, call: Call, keys: dict[str, Path]) -> None:
     answer = call("verify", "airline-source@1.0.0", "--key", str(keys["ours public"]))
     assert answer.code == 78

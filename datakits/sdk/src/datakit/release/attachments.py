@@ -58,10 +58,10 @@ def attach(registry: Registry, repository: str, subject: Json, attachments: Iter
         yield each.kind
 
 
-def attached(registry: Registry, repository: str, digest: str, kind: str) -> bytes | None:
-    """Return the document of that kind that belongs to an image; None if it has none.
+def attached(registry: Registry, repository: str, digest: str, kind: str) -> Iterator[bytes]:
+    """Yield the documents of that kind that belong to an image. Whoever may push may attach one: believe none unseen.
 
-    :raises ImageCorrupt: it is listed, but not there, or not what its digest says.
+    :raises ImageCorrupt: one is listed, but not there, or not what its digest says.
     """
     for each in registry.referrers(repository, digest):
         if each.get("artifactType") != kind:
@@ -73,5 +73,4 @@ def attached(registry: Registry, repository: str, digest: str, kind: str) -> byt
         layers = manifest.get("layers") or []
         if len(layers) != 1:
             raise ImageCorrupt("the attachment holds not one document", subject=where)
-        return registry.blob(repository, layers[0]["digest"])
-    return None
+        yield registry.blob(repository, layers[0]["digest"])

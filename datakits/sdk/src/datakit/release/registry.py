@@ -63,10 +63,9 @@ class Registry:
 
         :raises ImageCorrupt: what its tag names is no release of that datakit and version.
         """
-        repository = f"datakits/{name}"
         tag = SemVer.parse(version).tag
-        digest = self.resolve(repository, tag)
-        return None if digest is None else self._release(repository, digest, name, tag)
+        found = self._tagged(f"datakits/{name}", tag)
+        return None if found is None else self._release(name, tag, found)
 
     def releases(self, name: str) -> tuple[Release, ...]:
         """Return every release of a datakit, the lowest version first; tags that are none are left out.
@@ -77,19 +76,18 @@ class Registry:
         found = [(version, tag) for tag in self.tags(repository) if (version := SemVer.of_tag(tag)) is not None]
 
         def read(tag: str) -> Release | None:
-            digest = self.resolve(repository, tag)
-            if digest is None or not is_release(self.manifest(repository, digest)):
+            data = self._tagged(repository, tag)
+            if data is None or not is_release(_parsed(data, f"{self.image(repository)}:{tag}")):
                 return None
-            return self._release(repository, digest, name, tag)
+            return self._release(name, tag, data)
 
         with ThreadPoolExecutor(_AT_ONCE) as workers:
             read_ones = workers.map(read, [tag for _, tag in sorted(found)])
             return tuple(release for release in read_ones if release is not None)
 
-    def _release(self, repository: str, digest: str, name: str, tag: str) -> Release:
-        where = f"{self.image(repository)}:{tag}"
-        data = self.manifest_bytes(repository, digest)
-        release = read_release(_parsed(data, where), digest, len(data), where)
+    def _release(self, name: str, tag: str, data: bytes) -> Release:
+        where = f"{self.image(f'datakits/{name}')}:{tag}"
+        release = read_release(_parsed(data, where), digest_of(data), len(data), where)
         if (release.name, f"v{release.version}") != (name, tag):
             raise ImageCorrupt(
                 f"the tag names an image that says it is {release.name} {release.version}",
@@ -98,6 +96,18 @@ class Registry:
                 fix="find the digest that was released in the environments' locks, and restore the tag",
             )
         return release
+
+    def _tagged(self, repository: str, tag: str) -> bytes | None:
+        """Return the manifest that a tag names now, in one request; None if there is no such tag."""
+        path, full = self._of(repository, f"manifests/{tag}")
+        answer = self._transport.send(
+            "GET", path, repository=full, headers={"Accept": ACCEPTED}, good=(200, 404), largest=_LARGEST_MANIFEST
+        )
+        if answer.status == 404:
+            return None
+        found = digest_of(answer.body)
+        _compare(found, answer.headers.get("docker-content-digest", found), f"{self.image(repository)}:{tag}")
+        return answer.body
 
     # Reading
 
@@ -109,10 +119,8 @@ class Registry:
             return None
         if _DIGEST.fullmatch(said := answer.headers.get("docker-content-digest", "")):
             return said
-        answer = self._transport.send(
-            "GET", path, repository=full, headers={"Accept": ACCEPTED}, good=(200, 404), largest=_LARGEST_MANIFEST
-        )
-        return None if answer.status == 404 else digest_of(answer.body)
+        data = self._tagged(repository, tag)
+        return None if data is None else digest_of(data)
 
     def tags(self, repository: str) -> tuple[str, ...]:
         """Return every tag of a repository, sorted; none if there is no such repository."""

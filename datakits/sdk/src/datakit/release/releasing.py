@@ -185,21 +185,28 @@ def promise_of(registry: Registry, release: Release) -> Promise:
     """
     repository = f"datakits/{release.name}"
     where = registry.image(repository, release.digest)
-    data = attached(registry, repository, release.digest, CONTRACT)
-    if data is None:
+    hashes: list[str] = []
+    for data in attached(registry, repository, release.digest, CONTRACT):
+        promise = Promise.from_bytes(data, where)
+        if promise.hash == release.contract_hash:
+            return promise
+        hashes.append(promise.hash)
+    if hashes:
         raise ImageCorrupt(
-            f"release {release.version} has no contract attached",
-            subject=where,
-            cause="a clean-up of the registry deleted manifests without a tag, or a copy of the image left them out",
-            fix=f"check out {release.revision[:12]} and run datakit release {release.name}, which attaches it again",
-        )
-    promise = Promise.from_bytes(data, where)
-    if promise.hash != release.contract_hash:
-        raise ImageCorrupt(
-            f"the image says that its contract is {release.contract_hash}, and the attached one is {promise.hash}",
+            f"the image says that its contract is {release.contract_hash}, and the attached one is {hashes[0]}",
             subject=where,
         )
-    return promise
+    raise lost("contract", registry, release)
+
+
+def lost(what: str, registry: Registry, release: Release) -> ImageCorrupt:
+    """Return the error for something that every release has attached, and this one no longer."""
+    return ImageCorrupt(
+        f"no {what} is attached to release {release.version}",
+        subject=registry.image(f"datakits/{release.name}", release.digest),
+        cause="a clean-up of the registry deleted manifests without a tag, or a copy of the image left them out",
+        fix=f"check out {release.revision[:12]} and run datakit release {release.name}, which attaches it again",
+    )
 
 
 def run_tests(folder: Path, root: Path) -> None:

@@ -14,7 +14,7 @@ from datakit.release._annotations import LAYER_OF, Included, Release
 from datakit.release._provenance import open_envelope, read_statement
 from datakit.release.attachments import PROVENANCE, SBOM, SIGNED_PROVENANCE, attached
 from datakit.release.registry import Registry
-from datakit.release.releasing import promise_of
+from datakit.release.releasing import lost, promise_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,16 @@ def provenance_of(
     """
     repository = f"datakits/{release.name}"
     where = registry.image(repository, release.digest)
-    envelope = attached(registry, repository, release.digest, SIGNED_PROVENANCE)
-    if envelope is not None:
-        statement, key_id = open_envelope(envelope, where, key)
-        return read_statement(statement, release, where), key_id
-    plain = attached(registry, repository, release.digest, PROVENANCE)
+    refused: ImageCorrupt | None = None
+    for envelope in attached(registry, repository, release.digest, SIGNED_PROVENANCE):
+        try:
+            statement, key_id = open_envelope(envelope, where, key)
+            return read_statement(statement, release, where), key_id
+        except ImageCorrupt as error:  # somebody else may have signed too
+            refused = refused or error
+    if refused is not None:
+        raise refused
+    plain = next(attached(registry, repository, release.digest, PROVENANCE), None)
     return (None if plain is None else read_statement(plain, release, where)), None
 
 
@@ -68,7 +73,7 @@ def sbom_of(registry: Registry, release: Release) -> dict[str, Any] | None:
     :raises ImageCorrupt: it cannot be read.
     """
     repository = f"datakits/{release.name}"
-    data = attached(registry, repository, release.digest, SBOM)
+    data = next(attached(registry, repository, release.digest, SBOM), None)
     try:
         return None if data is None else dict(json.loads(data))
     except (ValueError, TypeError):
@@ -102,7 +107,7 @@ def _content(registry: Registry, repository: str, release: Release) -> str:
 def _sbom(registry: Registry, repository: str, release: Release) -> str:
     document = sbom_of(registry, release)
     if document is None:
-        raise _lost("bill of materials", registry, repository, release)
+        raise lost("bill of materials", registry, release)
     about = (document.get("metadata") or {}).get("component") or {}
     if about.get("bom-ref") != release.digest:
         raise ImageCorrupt("the bill of materials is about another image", subject=registry.image(repository))
@@ -112,7 +117,7 @@ def _sbom(registry: Registry, repository: str, release: Release) -> str:
 def _provenance(registry: Registry, repository: str, release: Release, key: Path | None) -> str:
     statement, key_id = provenance_of(registry, release, key)
     if statement is None:
-        raise _lost("provenance", registry, repository, release)
+        raise lost("provenance", registry, release)
     if key is not None and key_id is None:
         raise ImageCorrupt(
             "nobody signed the provenance",
@@ -136,12 +141,3 @@ def _included(registry: Registry, repository: str, release: Release, wanted: Inc
             subject=registry.image(repository, release.digest),
         )
     return f"its files are those of {wanted.digest[:19]}…"
-
-
-def _lost(what: str, registry: Registry, repository: str, release: Release) -> ImageCorrupt:
-    return ImageCorrupt(
-        f"no {what} is attached",
-        subject=registry.image(repository, release.digest),
-        cause="a clean-up of the registry deleted manifests without a tag, or a copy of the image left them out",
-        fix=f"check out {release.revision[:12]} and run datakit release {release.name}, which attaches it again",
-    )
