@@ -62,13 +62,9 @@ class Target:
 
 @dataclass(slots=True)
 class Api:
-    """The objects and the pods that run.
-
-    :ivar network: Docker's network of the pods.
-    """
+    """The objects and the pods that run."""
 
     node: Node
-    network: str
     _runs: dict[tuple[str, str], PodRun] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _forbidden: set[tuple[str, str]] = field(default_factory=set)
@@ -225,7 +221,7 @@ class Api:
             with self._lock:
                 self._runs.pop(key, None)
 
-        run = PodRun(self.node, created, self.network, gone)
+        run = PodRun(self.node, created, gone=gone)
         with self._lock:
             self._runs[key] = run
         run.start()

@@ -15,9 +15,9 @@ from datakit_lab.kubernetes._exec import run_in
 from datakit_lab.kubernetes._images import ImagePullError
 from datakit_lab.kubernetes._node import Node
 from datakit_lab.kubernetes._rendering import ConfigError, container_body
+from datakit_lab.kubernetes._sandbox import Sandbox
 from datakit_lab.kubernetes._status import ContainerState, Role, running, terminated, waiting
 from datakit_lab.kubernetes._store import timestamp
-from datakit_lab.kubernetes._volumes import PodVolumes
 
 Json = dict[str, Any]
 
@@ -36,12 +36,12 @@ class ContainerRun:
     """
 
     def __init__(
-        self, node: Node, pod: Json, container: Json, role: Role, volumes: PodVolumes, changed: Callable[[], None]
+        self, node: Node, pod: Json, container: Json, role: Role, sandbox: Sandbox, changed: Callable[[], None]
     ) -> None:
         self._node = node
         self._pod = pod
         self._container = container
-        self._volumes = volumes
+        self._sandbox = sandbox
         self._changed = changed
         name = container["name"]
         has_init = bool(pod["spec"].get("initContainers"))
@@ -143,8 +143,8 @@ class ContainerRun:
                 return False
 
     def _create(self, image: Json, attempt: int) -> str:
-        mounts = self._volumes.mounts(self._container)
-        body = container_body(self._pod, self._container, image, mounts, self._node.store, self._volumes.network)
+        mounts = self._sandbox.mounts(self._container)
+        body = container_body(self._pod, self._container, image, mounts, self._node.store, self._sandbox.network)
         body["Labels"] = {**self._node.labels(self._pod), "io.kubernetes.container.name": self.state.name}
         metadata = self._pod["metadata"]
         name = f"k8s_{self.state.name}_{metadata['name'][:80]}_{metadata['namespace']}_{metadata['uid']}_{attempt}"
@@ -214,6 +214,8 @@ class ContainerRun:
     def _probe(self, container_id: str, ended: threading.Event) -> None:
         """Run the container's probes while this attempt of it lives: startup first, then the others side by side."""
 
+        prober = _probes.Prober(self._node.engine, self._sandbox.connect)
+
         def going(seconds: float) -> bool:
             return not ended.wait(seconds)
 
@@ -221,7 +223,7 @@ class ContainerRun:
             probe = self._container[f"{kind}Probe"]
 
             def once() -> str | None:
-                failure = _probes.probe_once(self._node.engine, container_id, self._container, probe)
+                failure = prober.once(container_id, self._container, probe)
                 if failure is not None and not ended.is_set():
                     self._tell("Warning", "Unhealthy", f"{kind.capitalize()} probe failed: {failure}")
                 return failure

@@ -25,6 +25,7 @@ class Node:
     """What the pods of one double run on.
 
     :ivar name: of this double, on everything it makes on the engine.
+    :ivar own_network: whether each pod has a network of its own, or this machine's.
     :ivar backoff: seconds before the second try of a pull or a restart; doubled each time, up to 30 times as much.
     """
 
@@ -32,6 +33,7 @@ class Node:
     store: Store
     images: Images
     backoff: float
+    own_network: bool
     name: str = field(default_factory=lambda: secrets.token_hex(4))
     _telling: threading.Lock = field(default_factory=threading.Lock)
 

@@ -14,9 +14,9 @@ from datakit_lab.errors import LabError
 from datakit_lab.kubernetes._container import ContainerRun
 from datakit_lab.kubernetes._errors import ApiError
 from datakit_lab.kubernetes._node import Node
+from datakit_lab.kubernetes._sandbox import MountFailed, Sandbox
 from datakit_lab.kubernetes._status import NODE_NAME, ContainerState, Role, pod_status
 from datakit_lab.kubernetes._store import timestamp
-from datakit_lab.kubernetes._volumes import MountFailed, PodVolumes
 
 Json = dict[str, Any]
 
@@ -31,7 +31,7 @@ class PodRun:
     :ivar grace: seconds that its containers have between SIGTERM and SIGKILL.
     """
 
-    def __init__(self, node: Node, pod: Json, network: str, gone: Callable[[], None]) -> None:
+    def __init__(self, node: Node, pod: Json, *, gone: Callable[[], None]) -> None:
         self._node = node
         self._pod = pod
         self._gone = gone
@@ -45,7 +45,7 @@ class PodRun:
         spec = pod["spec"]
         spec["nodeName"] = NODE_NAME
         self.grace = float(spec["terminationGracePeriodSeconds"])
-        self._volumes = PodVolumes(node.engine, node.store, pod, node.labels(pod), network)
+        self._sandbox = Sandbox(node.engine, node.store, pod, node.labels(pod), own_network=node.own_network)
         self._init = [self._container("initContainers", each) for each in spec.get("initContainers") or []]
         self._apps = [self._container("containers", each) for each in spec["containers"]]
         self._thread = threading.Thread(target=self._run, name=f"pod-{pod['metadata']['name']}", daemon=True)
@@ -83,7 +83,7 @@ class PodRun:
 
     def _container(self, group: str, container: Json) -> ContainerRun:
         role = Role.of(group, container)
-        return ContainerRun(self._node, self._pod, container, role, self._volumes, self._publish)
+        return ContainerRun(self._node, self._pod, container, role, self._sandbox, self._publish)
 
     def _run(self) -> None:
         try:
@@ -117,7 +117,7 @@ class PodRun:
         told_scheduled = False
         while self._ending is None:
             try:
-                self._volumes.set_up()
+                self._sandbox.set_up()
             except MountFailed as error:
                 self._scheduled = error.reason != "FailedScheduling"
                 self._node.tell(self._pod, "Warning", error.reason, error.message)
@@ -128,7 +128,7 @@ class PodRun:
                 told_scheduled = True
                 said = f"Successfully assigned {namespace}/{name} to {NODE_NAME}"
                 self._node.tell(self._pod, "Normal", "Scheduled", said)
-            if self._volumes.holder is not None:
+            if self._sandbox.ready:
                 self._publish()
                 return True
             self.wait(lambda: self._ending is not None, _MOUNT_RETRY_SECONDS)
@@ -200,7 +200,7 @@ class PodRun:
     def _release(self) -> None:
         """Let the memory go that the volumes held; the containers stay, for their logs."""
         try:
-            self._volumes.release()
+            self._sandbox.release()
         except LabError as error:
             _log.warning("pod %s: %s", self._pod["metadata"]["name"], error)
 
@@ -211,7 +211,7 @@ class PodRun:
             for found in engine.json("GET", "/containers/json", query={"all": True, "filters": wanted}):
                 with contextlib.suppress(EngineRefused):  # somebody removed it first
                     engine.json("DELETE", f"/containers/{found['Id']}", query={"force": True})
-            self._volumes.remove()
+            self._sandbox.remove()
         except LabError as error:
             _log.warning("pod %s: %s", self._pod["metadata"]["name"], error)
         metadata = self._pod["metadata"]

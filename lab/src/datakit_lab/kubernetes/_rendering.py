@@ -8,8 +8,7 @@ from typing import Any, Final
 from datakit_lab.kubernetes._errors import ApiError
 from datakit_lab.kubernetes._fields import pod_field
 from datakit_lab.kubernetes._quantities import quantity
-from datakit_lab.kubernetes._store import Store
-from datakit_lab.kubernetes._volumes import object_data
+from datakit_lab.kubernetes._store import Store, object_data
 
 Json = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import threading
 import time
@@ -175,6 +176,14 @@ class Store:
         changed["metadata"]["resourceVersion"] = str(self._version)
         self._changes.append(_Change(self._version, what, resource, namespace, copy.deepcopy(changed)))
         self._changed.notify_all()
+
+
+def object_data(found: Json) -> dict[str, bytes]:
+    """Return the entries of a Secret or a ConfigMap."""
+    if found["kind"] == "Secret":
+        return {key: base64.b64decode(value) for key, value in (found.get("data") or {}).items()}
+    texts = {key: value.encode() for key, value in (found.get("data") or {}).items()}
+    return texts | {key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()}
 
 
 def timestamp(moment: datetime | None = None) -> str:

@@ -18,10 +18,11 @@ import yaml
 
 from datakit_lab.certificates import ServerCertificate, issue_certificate
 from datakit_lab.docker import Engine, EngineRefused
-from datakit_lab.errors import LabUnavailable
+from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.kubernetes._api import Api, Target
 from datakit_lab.kubernetes._http import ApiServer
 from datakit_lab.kubernetes._images import Images
+from datakit_lab.kubernetes._network import may_join
 from datakit_lab.kubernetes._node import LABEL, OWNER_LABEL, Node
 from datakit_lab.kubernetes._pause import ensure_pause_image
 from datakit_lab.kubernetes._store import Store
@@ -39,8 +40,11 @@ class KubernetesDouble:
     :param port: loopback port of the API, 0 for a free one.
     :param namespaces: those that are there from the start, besides ``default``.
     :param backoff: seconds before the second try of a pull or a restart; a real node's are 10, doubled each time.
+    :param own_network: each pod has a network of its own, as on a real cluster, with the servers of this machine's
+        loopback on its own loopback; else pods share this machine's. Only root may.
     :param engine: the Docker engine; the one of this machine if None.
     :raises LabUnavailable: no engine answers, or the port is taken.
+    :raises LabError: this user may not give pods a network of their own.
     """
 
     def __init__(
@@ -50,14 +54,18 @@ class KubernetesDouble:
         port: int = 0,
         namespaces: tuple[str, ...] = (),
         backoff: float = _BACKOFF_SECONDS,
+        own_network: bool = False,
         engine: Engine | None = None,
     ) -> None:
+        if own_network and not may_join():
+            raise LabError("only root may give pods a network of their own", fix="leave it out, or run it as root")
         self._wanted_directory = directory
         self._wanted_port = port
         self._namespaces = ("default", *namespaces)
         self._engine = engine or Engine()
         self._store = Store()
-        self._api = Api(Node(self._engine, self._store, Images(self._engine, self._store), backoff), network="host")
+        images = Images(self._engine, self._store)
+        self._api = Api(Node(self._engine, self._store, images, backoff=backoff, own_network=own_network))
         self._token = secrets.token_urlsafe(32)
         self._stack = contextlib.ExitStack()
         self._server: ApiServer | None = None

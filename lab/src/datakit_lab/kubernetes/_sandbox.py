@@ -1,4 +1,4 @@
-"""A pod's volumes, as volumes of the Docker engine.
+"""What a pod's containers share: volumes of the Docker engine, and a network.
 
 An ``emptyDir`` of medium Memory, and everything that holds a configuration or a secret, is a tmpfs: nothing of it
 reaches a disk. A plain ``emptyDir`` is a folder of the engine's.
@@ -6,9 +6,9 @@ reaches a disk. A plain ``emptyDir`` is a folder of the engine's.
 
 from __future__ import annotations
 
-import base64
 import io
 import secrets
+import socket
 import tarfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,9 +18,11 @@ from typing import Any, Final
 from datakit_lab.docker import Engine, EngineRefused
 from datakit_lab.kubernetes._errors import ApiError
 from datakit_lab.kubernetes._fields import pod_field
+from datakit_lab.kubernetes._network import Loopback
 from datakit_lab.kubernetes._pause import PAUSE_IMAGE
 from datakit_lab.kubernetes._quantities import quantity
-from datakit_lab.kubernetes._store import Store
+from datakit_lab.kubernetes._store import Store, object_data
+from datakit_lab.network import LOOPBACK
 
 Json = dict[str, Any]
 File = tuple[bytes, int]
@@ -44,25 +46,27 @@ class MountFailed(Exception):
         self.message = message
 
 
-class PodVolumes:
-    """The volumes of one pod, and the pause container that holds them.
+class Sandbox:
+    """The volumes and the network of one pod, and the pause container that holds them.
 
     :param labels: put on the container and the volumes, so that leftovers can be found.
-    :param network: Docker's name of the network mode.
+    :param own_network: whether the pod has a network of its own, or this machine's.
     """
 
-    def __init__(self, engine: Engine, store: Store, pod: Json, labels: dict[str, str], network: str) -> None:
+    def __init__(self, engine: Engine, store: Store, pod: Json, labels: dict[str, str], *, own_network: bool) -> None:
         self._engine = engine
         self._store = store
         self._pod = pod
         self._labels = labels
-        self.network = network
+        self._own_network = own_network
+        self._loopback: Loopback | None = None
         self._group: int | None = pod["spec"].get("securityContext", {}).get("fsGroup")
         self._names: dict[str, str] = {}
-        self.holder: str | None = None
+        self._holder: str | None = None
+        self.ready = False
 
     def set_up(self) -> None:
-        """Make the volumes and fill them.
+        """Make the volumes and fill them, and open the network.
 
         :raises MountFailed: an object that a volume is made of is not there.
         :raises EngineRefused: the engine cannot make them.
@@ -76,6 +80,21 @@ class PodVolumes:
         for name, content in files.items():
             if name in self._names:
                 self._fill(name, content)
+        self.ready = True
+
+    @property
+    def network(self) -> str:
+        """The containers' network, in Docker's words."""
+        return f"container:{self._holder}" if self._own_network else "host"
+
+    def connect(self, host: str, port: int, seconds: float) -> socket.socket:
+        """Connect to a server in the pod.
+
+        :raises OSError: nobody answers.
+        """
+        if self._loopback is not None:
+            return self._loopback.connect(host, port, seconds)
+        return socket.create_connection((host, port), timeout=seconds)
 
     def mounts(self, container: Json) -> list[Json]:
         """Return a container's mounts, in Docker's words."""
@@ -93,10 +112,13 @@ class PodVolumes:
         return found
 
     def release(self) -> None:
-        """Remove the pause container; what the volumes held in memory is gone."""
-        if self.holder is not None:
-            _ignoring_absence(lambda: self._engine.json("DELETE", f"/containers/{self.holder}", query={"force": True}))
-            self.holder = None
+        """Remove the pause container; what the volumes held in memory is gone, and so is the network."""
+        if self._loopback is not None:
+            self._loopback.close()
+            self._loopback = None
+        if self._holder is not None:
+            _ignoring_absence(lambda: self._engine.json("DELETE", f"/containers/{self._holder}", query={"force": True}))
+            self._holder = None
 
     def remove(self) -> None:
         """Remove the volumes, after the containers that mount them."""
@@ -124,15 +146,21 @@ class PodVolumes:
             {"Type": "volume", "Source": name, "Target": f"{_HOLDER}/{volume}", "VolumeOptions": {"NoCopy": True}}
             for volume, name in self._names.items()
         ]
-        body = {
+        body: Json = {
             "Image": PAUSE_IMAGE,
             "Labels": self._labels,
-            "HostConfig": {"Mounts": mounts, "NetworkMode": self.network, "LogConfig": {"Type": "none"}},
+            "HostConfig": {"Mounts": mounts, "NetworkMode": "host", "LogConfig": {"Type": "none"}},
         }
+        if self._own_network:
+            own_name = socket.gethostname()  # clients make localhost canonical before they ask for its ticket
+            body["Hostname"] = own_name
+            body["HostConfig"] |= {"NetworkMode": "none", "ExtraHosts": [f"{own_name}:{LOOPBACK}"]}
         metadata = self._pod["metadata"]
         name = f"k8s_POD_{metadata['name']}_{metadata['namespace']}_{metadata['uid']}_0"
-        self.holder = self._engine.json("POST", "/containers/create", body, query={"name": name[:250]})["Id"]
-        self._engine.json("POST", f"/containers/{self.holder}/start")
+        self._holder = self._engine.json("POST", "/containers/create", body, query={"name": name[:250]})["Id"]
+        self._engine.json("POST", f"/containers/{self._holder}/start")
+        if self._own_network:
+            self._loopback = Loopback(self._engine.json("GET", f"/containers/{self._holder}/json")["State"]["Pid"])
 
     @property
     def _folder_mode(self) -> int:
@@ -147,7 +175,7 @@ class PodVolumes:
                 self._add_files(archive, name, content)
         self._engine.stream(
             "PUT",
-            f"/containers/{self.holder}/archive",
+            f"/containers/{self._holder}/archive",
             packed.getvalue(),
             query={"path": _HOLDER},
             headers={"Content-Type": "application/x-tar"},
@@ -220,14 +248,6 @@ class PodVolumes:
     def _data(self, kind: str, name: str) -> dict[str, bytes]:
         resource = "secrets" if kind == "secret" else "configmaps"
         return object_data(self._store.get(resource, self._pod["metadata"]["namespace"], name))
-
-
-def object_data(found: Json) -> dict[str, bytes]:
-    """Return the entries of a Secret or a ConfigMap."""
-    if found["kind"] == "Secret":
-        return {key: base64.b64decode(value) for key, value in (found.get("data") or {}).items()}
-    texts = {key: value.encode() for key, value in (found.get("data") or {}).items()}
-    return texts | {key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()}
 
 
 def _add(
