@@ -190,26 +190,32 @@ class _Matrix:
 
     def close(self) -> Block:
         cells = np.empty((self._rows, self._width), np.uint8)
-        mask = np.ones((self._rows, self._width), np.bool_)
         lengths = np.full(self._rows, self._width, np.int64)
-        gaps = False
+        absent: list[tuple[int, int, Mask]] = []
         for at, body, present, start, stop in self._parts:
             if isinstance(body, Varying):
                 sizes = body.lengths[start:stop]
                 width = int(sizes.max())
+                data = body.data[body.starts[start] : body.starts[stop]]
+                if len(data) == width * self._rows:  # one row, or all of one length: a value of a gigabyte fits, too
+                    cells[:, at : at + width] = data.reshape(self._rows, width)
+                    continue
                 inside = np.arange(width) < sizes[:, None]
-                cells[:, at : at + width][inside] = body.data[body.starts[start] : body.starts[stop]]
-                mask[:, at : at + width] = inside
+                cells[:, at : at + width][inside] = data
+                absent.append((at, width, inside))
                 lengths += sizes - width
-                gaps = True
                 continue
             width = body.shape[1]
             cells[:, at : at + width] = body
-            if present is not None:
-                mask[:, at : at + width] = present[:, None]
+            if present is not None and not present.all():
+                absent.append((at, width, present[:, None]))
                 lengths -= np.where(present, 0, width)
-                gaps = True
-        return Block(cells[mask] if gaps else cells.reshape(-1), lengths)
+        if not absent:
+            return Block(cells.reshape(-1), lengths)
+        mask = np.ones((self._rows, self._width), np.bool_)
+        for at, width, present in absent:
+            mask[:, at : at + width] = present
+        return Block(cells[mask], lengths)
 
 
 def _both(left: Mask | None, right: Mask | None) -> Mask | None:
