@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import psutil
 import pytest
 from datakit_lab.data.nasty import LONG_NAME, ODD_NAMES, WIDEST
 from datakit_lab.testing import LabSqlServer
 
-from .house import FINANCE, MARKETING, House
+from .house import FINANCE, MARKETING, Command, House
 
 pytestmark = pytest.mark.slow
 
@@ -96,3 +98,43 @@ def test_the_edges_of_every_type_arrive_in_both_warehouses_alike(nasty: House) -
         assert "trailing  " == plain["VarCharValue"]
         assert 10_000 == len(high["NVarCharMax"])
         assert {None} == {value for name, value in null.items() if name.endswith("Value") and "Row" not in name}
+
+
+LONG, HUGE = 30_000_000, 500_000_000
+"""Characters. The second is half of what PostgreSQL holds: the driver takes eleven times as much memory, and the double
+seven."""
+
+
+@pytest.mark.timeout(900)
+def test_half_a_gigabyte_of_text_arrives_or_is_refused_with_column_and_row(house: House) -> None:
+    house.sql("CREATE TABLE ops.Huge (ID int NOT NULL PRIMARY KEY, Doc varchar(max) NULL)")
+    house.sql("INSERT INTO ops.Huge VALUES (1, 'before'), (3, 'after')")
+    house.sql(f"INSERT INTO ops.Huge SELECT 2, REPLICATE(CAST('x' AS varchar(max)), {LONG})")
+    house.datasets({"huge": {"table": "ops.Huge", "key": ["ID"]}})
+    for warehouse in (FINANCE, MARKETING):
+        house.takes(warehouse, "huge", mode="replace")
+    refused = house.load(MARKETING, dataset="huge")
+    refused.is_refused("ValueRefused", 78, "'doc'", "id = 2", f"{LONG:,} bytes", "memory_limit")
+    assert set() == house.tables(MARKETING)
+
+    house.sql(
+        f"UPDATE ops.Huge SET Doc = CONCAT('<', REPLICATE(CAST('x' AS varchar(max)), {HUGE - 2}), '>') WHERE ID = 2"
+    )
+    house.located(marketing={"memory_limit": "1500MB"})
+    for warehouse in (MARKETING, FINANCE):
+        run = house.begin(warehouse, dataset="huge")
+        assert watched(run) < 16 * HUGE, "docs/types.md says how much memory a long value takes"
+        ended = run.end()
+        assert 0 == ended.code, ended.err
+        sql = "SELECT id, length(doc), left(doc, 2), right(doc, 2) FROM bronze.huge ORDER BY id"
+        expected = [(1, 6, "be", "re"), (2, HUGE, "<x", "x>"), (3, 5, "af", "er")]
+        assert expected == house.query(warehouse, sql)
+
+
+def watched(run: Command) -> int:
+    """Return the most memory that the command holds until it ends, in bytes."""
+    process, peak = psutil.Process(run.process.pid), 0
+    while run.is_running():
+        peak = max(peak, process.memory_info().rss)
+        time.sleep(0.05)
+    return peak

@@ -23,6 +23,7 @@ from datakit.errors import (
     NameCollision,
     RowsLost,
     UnsupportedType,
+    ValueRefused,
 )
 from datakit.model.load import Slice
 from datakit.model.manifest import LoadMode
@@ -261,6 +262,26 @@ def test_a_merge_of_every_row_fits_in_little_memory(tmp_path: Path) -> None:
         tmp_path / "small.duckdb",
         "SELECT count(*), count(DISTINCT id), count(*) FILTER (c7 = 'after ' || id) FROM bronze.things",
     ) == [(500_000, 500_000, 500_000)]
+
+
+def test_a_row_that_does_not_fit_in_memory_is_refused_with_column_key_and_the_setting(tmp_path: Path) -> None:
+    columns = (*COLUMNS, column("doc", "binary"))
+
+    def attempt(run_id: str, memory_limit: str, size: int) -> None:
+        settings = {"path": str(tmp_path / "small.duckdb"), "memory_limit": memory_limit}
+        wanted = request(case, run_id, columns=columns, key=["id"], base=0)
+        with closing(open_warehouse("duckdb", settings, where="test")) as warehouse:
+            run(warehouse, wanted, [(1, "short", b"x"), (2, "long", b"x" * size)])
+
+    case = WarehouseCase(lambda: open_warehouse("duckdb", {}, where="test"), lambda table: None, "bronze")
+    with pytest.raises(ValueRefused, match=r"'doc'.*30,000,004 bytes.*12,800,000 are the most \(id = 2\)") as refused:
+        attempt("a", "32MB", 30_000_000)
+    assert "memory_limit" in str(refused.value.fix)
+    attempt("a", "80MB", 30_000_000)
+    assert sql(tmp_path / "small.duckdb", "SELECT id, octet_length(doc) FROM bronze.things ORDER BY id") == [
+        (1, 1),
+        (2, 30_000_000),
+    ]
 
 
 def test_a_merge_in_several_parts_replaces_exactly_the_rows_of_the_load(

@@ -7,9 +7,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 from datakit.errors import (
     ConfigurationError,
@@ -24,6 +26,7 @@ from datakit.errors import (
     TicketMissing,
     UnknownName,
     UnsupportedType,
+    ValueRefused,
     WarehouseUnavailable,
 )
 from datakit.model.load import ReadPlan, Slice
@@ -233,6 +236,42 @@ def test_a_name_that_postgres_would_cut_is_refused(postgres_case: WarehouseCase)
     long = "ü" * 32
     with pytest.raises(ContractError, match="64 bytes"):
         load(postgres_case, "a", [(1, None)], 0, columns=(COLUMNS[0], column(long, "string")))
+
+
+LARGEST_ROW = (1 << 30) - (1 << 15)
+
+
+def documents(*sizes: int) -> pa.RecordBatch:
+    """Rows with documents of these sizes, all zeros: memory that nobody touches is not there."""
+    offsets = pa.array([0, *accumulate(sizes)], pa.int32()).buffers()[1]
+    texts = pa.BinaryArray.from_buffers(pa.binary(), len(sizes), [None, offsets, pa.py_buffer(bytearray(sum(sizes)))])
+    names = pa.array(["x"] * len(sizes))
+    return pa.RecordBatch.from_arrays([pa.array(range(len(sizes)), pa.int64()), names, texts], ["id", "name", "doc"])
+
+
+def test_a_row_larger_than_postgres_holds_is_refused_with_column_and_key(postgres_case: WarehouseCase) -> None:
+    wanted = request(postgres_case, "a", columns=(*COLUMNS, column("doc", "binary")), key=["id"])
+    with closing(postgres_case.open()) as warehouse:
+        load = warehouse.begin(wanted, Slice())
+        assert load is not None
+        with pytest.raises(ValueRefused, match=r"'doc'.*1,073,709,057 bytes.*1,073,709,056 are the most \(id = 1\)"):
+            load.write(documents(5, LARGEST_ROW, 5))
+        load.abort()
+    assert rows_of(postgres_case) is None
+
+
+@pytest.mark.slow
+def test_the_largest_row_that_is_not_refused_arrives(
+    postgres_case: WarehouseCase, person: psycopg.Connection[Any]
+) -> None:
+    wanted = request(postgres_case, "a", columns=(*COLUMNS, column("doc", "binary")), key=["id"])
+    with closing(postgres_case.open()) as warehouse:
+        load = warehouse.begin(wanted, Slice())
+        assert load is not None
+        load.write(documents(5, LARGEST_ROW - 1, 5))
+        load.stage(3)
+        warehouse.commit(wanted, None)
+    assert one(person, "SELECT array_agg(length(doc) ORDER BY id) FROM bronze.things") == [5, LARGEST_ROW - 1, 5]
 
 
 def test_a_schema_whose_name_postgres_would_cut_is_refused_and_not_made(

@@ -20,6 +20,9 @@ TARGET_BYTES: Final = 2 * 1024 * 1024
 
 _MOST_ROWS: Final = 65_536
 _GROWTH: Final = 8
+_PIECE: Final = 1 << 20
+"""Bytes that are copied at a time to be searched, so that a value of a gigabyte is not there twice."""
+
 _SURROGATE: Final = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -138,7 +141,14 @@ class Converter:
 def _holds_replacement(array: pa.Array) -> bool:
     # The bytes of a string array lie in its last buffer; one search of it costs less than a look at every value.
     data = array.buffers()[-1]
-    return data is not None and _SURROGATE.encode() in memoryview(data).tobytes()
+    if data is None:
+        return False
+    needle = _SURROGATE.encode()
+    overlap = len(needle) - 1  # what is looked for may lie across two pieces
+    return any(
+        needle in data.slice(at, min(_PIECE + overlap, data.size - at)).to_pybytes()
+        for at in range(0, data.size, _PIECE)
+    )
 
 
 def _first_refused(array: pa.Array, target: pa.DataType) -> int:

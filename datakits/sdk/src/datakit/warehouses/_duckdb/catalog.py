@@ -30,15 +30,28 @@ _NATIVE: Final = {
 _CONTRACT: Final = {native: DataType(name) for name, native in _NATIVE.items()}  # type: ignore[arg-type]  # the keys above are type names
 _DECIMAL: Final = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 
-LIMITS: Final = Limits(
-    # DuckDB counts from 1970 like Arrow, keeps ±(2⁶³-1) for infinity and cannot print what lies before 290309 BC
-    ranges={
-        "timestamp": (-9_223_372_022_400_000_000, 2**63 - 2),
-        "timestamptz": (-9_223_372_022_400_000_000, 2**63 - 2),
-        "date": (-(2**31) + 2, 2**31 - 2),
-    },
-    nul=True,
-)
+_UNITS: Final = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def limits(memory_limit: str) -> Limits:
+    """Return what DuckDB holds with this setting of its memory."""
+    unit = memory_limit.lstrip("0123456789. ")
+    memory = float(memory_limit.removesuffix(unit)) * _UNITS[unit]
+    return Limits(
+        # DuckDB counts from 1970 like Arrow, keeps ±(2⁶³-1) for infinity and cannot print what lies before 290309 BC
+        ranges={
+            "timestamp": (-9_223_372_022_400_000_000, 2**63 - 2),
+            "timestamptz": (-9_223_372_022_400_000_000, 2**63 - 2),
+            "date": (-(2**31) + 2, 2**31 - 2),
+        },
+        nul=True,
+        # a value is one block of memory, and there twice while it is written to the file
+        row_bytes=int(memory * 0.4),
+        larger="raise memory_limit of the warehouse in the environment to three times the row, or shorten it in the "
+        "dataset's SQL",
+    )
+
+
 LONGEST_NAME: Final = 1 << 16
 """DuckDB sets no limit of its own; this one keeps a name from being a document."""
 

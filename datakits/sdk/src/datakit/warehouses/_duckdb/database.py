@@ -23,6 +23,7 @@ from datakit.errors import (
     ValueRefused,
     WarehouseUnavailable,
 )
+from datakit.warehouses._duckdb.catalog import limits
 from datakit.warehouses._ledger import Execute
 
 _LOCKED: Final = re.compile(r"Conflicting lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
@@ -32,6 +33,7 @@ _FULL: Final = re.compile(
     r"No space left on device|disk quota exceeded|File too large|Out of (disk )?space|failed to offload data block",
     re.IGNORECASE,
 )
+_NO_MEMORY: Final = re.compile(r"could not allocate block|failed to pin block|failed to allocate", re.IGNORECASE)
 
 _locks: dict[str, threading.Lock] = {}
 _locks_guard: Final = threading.Lock()
@@ -55,6 +57,7 @@ class Database:
                 fix=f"correct the path, or: mkdir -p {file.parent}",
             )
         self.file = file
+        self.limits = limits(memory_limit)
         self._settings: dict[str, str | int | bool] = {
             "memory_limit": memory_limit,
             "threads": threads,
@@ -159,6 +162,10 @@ class Database:
                 subject=subject,
                 fix="name another file, or open it with the DuckDB that wrote it",
             )
+        if isinstance(error, duckdb.OutOfMemoryException) or _NO_MEMORY.search(text):  # a commit says it otherwise
+            return WarehouseUnavailable(
+                f"DuckDB ran out of its memory: {first}", subject=subject, fix="raise memory_limit in the environment"
+            )
         match error:
             case duckdb.TransactionException() | duckdb.SequenceException():
                 return LoadInProgress(f"another load changed the same table: {first}", subject=subject, fix="retry")
@@ -166,12 +173,6 @@ class Database:
                 return ValueRefused(f"DuckDB refuses a value: {first}", subject=subject, fix="correct it at the source")
             case duckdb.CatalogException() | duckdb.BinderException() | duckdb.ConstraintException():
                 return ContractError(f"DuckDB refuses the load: {first}", subject=subject)
-            case duckdb.OutOfMemoryException():
-                return WarehouseUnavailable(
-                    f"DuckDB ran out of its memory: {first}",
-                    subject=subject,
-                    fix="raise memory_limit in the environment",
-                )
         return WarehouseUnavailable(f"DuckDB failed: {first}", subject=subject, fix="retry")
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from datakit.errors import RowsLost
 from datakit.model.load import LoadRequest, Slice, TableName
 from datakit.warehouses._changes import wanted_columns
-from datakit.warehouses._duckdb.catalog import LIMITS, native_type
+from datakit.warehouses._duckdb.catalog import native_type
 from datakit.warehouses._duckdb.database import Database, executor
 from datakit.warehouses._identifiers import qualified, quote_all
 from datakit.warehouses._ledger import Ledger
@@ -50,7 +50,7 @@ class DuckDBLoad:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Hand a batch to DuckDB's stream."""
-        check_values(batch, self._request, LIMITS)
+        check_values(batch, self._request, self._database.limits)
         if self._thread is None:
             self._start()
         if len(batch):

@@ -45,6 +45,10 @@ LIMITS: Final = Limits(
         "date": (-2_440_588, 2_145_031_948),
     },
     nul=False,
+    # a row is put together in one piece of memory, of which PostgreSQL grants less than 1 GiB (MaxAllocSize); the rest
+    # is room for the row's header and its other columns, of which there are 1,600 at most
+    row_bytes=(1 << 30) - (1 << 15),
+    larger="leave the column out or shorten it in the dataset's SQL, or load it into a warehouse that holds more",
 )
 LONGEST_NAME: Final = 63
 """Bytes; NAMEDATALEN - 1. PostgreSQL cuts longer names in silence."""
