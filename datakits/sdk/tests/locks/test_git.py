@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,37 @@ def test_a_hook_that_refuses_leaves_everything_as_it_was(promoted: Any, datakit:
     assert "write a ticket number" in answer.err
     assert before == (path.read_text() if path.exists() else None)
     assert "" == promoted.git("status", "--porcelain")
+
+
+def test_a_command_that_is_told_to_end_finishes_its_commit_first(promoted: Any, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    hook = promoted.root / ".git/hooks/commit-msg"
+    hook.write_text(f"#!/bin/sh\ntouch {begun}\nsleep 1\n")
+    hook.chmod(0o755)
+    before = promoted.count()
+    process = subprocess.Popen([sys.executable, "-m", "datakit", "lock", "int", "sqlserver-bronze@1.1.0"])
+    while not begun.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert 75 == process.wait()
+    assert (before + 1, "1.1.0", "") == (promoted.count(), version(promoted, "int"), promoted.git("status", "-s"))
+
+
+def test_environments_of_another_repository_are_changed_there(
+    promoted: Any, datakit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = type(promoted)(tmp_path / "environments")
+    other.write("int.yaml", (promoted.root / "warehouses/environments/int.yaml").read_text())
+    other.git("init", "--quiet")
+    other.commit()
+    monkeypatch.setenv("DATAKIT_ENVIRONMENTS", str(other.root))
+    before = promoted.count()
+    datakit("lock", "int", "sqlserver-bronze@1.1.0")
+    assert ["int.lock.yaml"] == other.git("show", "--format=", "--name-only").splitlines()
+    assert before == promoted.count()
+    promoted.write("warehouses/finance/warehouse.yaml", "# nothing yet\n")
+    assert "warehouses/finance/warehouse.yaml" in datakit("lock", "int", code=78).err
 
 
 def test_a_merge_that_is_not_finished_is_not_mixed_with_a_change(promoted: Any, datakit: Any) -> None:

@@ -104,6 +104,13 @@ def test_two_environments_are_compared_offline(promoted: Any, datakit: Any, regi
     assert ("1.1.0", "1.0.0") == (found["before"]["version"], found["after"]["version"])
 
 
+def test_check_reads_locks_too(promoted: Any, datakit: Any) -> None:
+    promoted.edit("qa", "version: 1.0.0", "versoin: 1.0.0")
+    answer = datakit("check", code=78)
+    assert "qa.lock.yaml" in answer.out
+    assert "versoin" in answer.out
+
+
 # History
 
 
@@ -125,6 +132,15 @@ def test_a_change_by_hand_stands_out_in_the_history(promoted: Any, datakit: Any)
     promoted.commit("Quick fix")
     assert "BY HAND" in datakit("history", "prod").out
     assert datakit("history", "prod", "--json").json["changes"][0]["by_command"] is False
+
+
+def test_a_squashed_or_reverted_change_of_a_command_is_none_by_hand(promoted: Any, datakit: Any) -> None:
+    datakit("lock", "int", "sqlserver-bronze@1.1.0")
+    promoted.git("commit", "--quiet", "--amend", "--message", "Squashed (#12)")
+    assert "BY HAND" not in datakit("history", "int").out
+    promoted.git("revert", "--no-edit", "HEAD")
+    assert "BY HAND" not in datakit("history", "int").out
+    assert "no difference" in datakit("drift", "int").out
 
 
 def test_half_a_lock_in_the_history_does_not_hide_what_is_before_it(promoted: Any, datakit: Any) -> None:

@@ -90,11 +90,20 @@ def _refuse_lossy(repository: GitRepository) -> None:
 
 
 def _refuse_uncommitted(repository: GitRepository, paths: Iterable[Path]) -> None:
-    dirty = repository.uncommitted(path for path in paths if path.exists() or path.name.endswith(".lock.yaml"))
+    by_repository: dict[Path, list[Path]] = {}
+    for path in paths:  # DATAKIT_ENVIRONMENTS may name a folder of another repository
+        is_here = path.resolve().is_relative_to(repository.root)
+        root = repository.root if is_here else GitRepository.around(path.parent).root
+        by_repository.setdefault(root, []).append(path)
+    for root, mine in by_repository.items():
+        _refuse_dirty(root, GitRepository(root).uncommitted(mine))
+
+
+def _refuse_dirty(root: Path, dirty: tuple[str, ...]) -> None:
     if dirty:
         raise LockRefused(
             f"{dirty[0]} has changes that are not committed, or is not in Git",
-            subject=str(repository.root),
+            subject=str(root),
             cause=f"so have {', '.join(dirty[1:])}" if len(dirty) > 1 else None,
             fix=f"git diff HEAD -- {dirty[0]} shows them; commit them, or git restore --staged --worktree {dirty[0]}",
         )

@@ -104,9 +104,9 @@ def _in_git(place: Place, repository: GitRepository) -> Iterator[Drift]:
             f"git diff HEAD -- {path}; commit them through datakit lock, or git restore {path}",
         )
     for entry in lock_history(repository, path, name, limit=_COMMITS_LOOKED_AT):
-        if entry.action is not None:
+        if entry.is_by_command:
             break
-        if not entry.is_by_command and entry.changes:
+        if entry.changes:
             changes = "; ".join(str(change) for change in entry.changes)
             yield Drift(
                 "not-by-command",

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,14 +213,15 @@ class GitRepository:
         """
         before = path.read_bytes() if path.exists() else None
         head, name = self.head(), self.name_of(path)
-        try:
-            _replace(path, text.encode())
-            self._checked(path, "add", "--", name)
-            self._checked(path, "commit", "--quiet", "--only", "-F", "-", "--", name, given=message.encode())
-        except BaseException:
-            if self.head() == head:  # else it was committed, and only what followed failed
-                self._undo(path, name, before)
-            raise
+        with _undisturbed():
+            try:
+                _replace(path, text.encode())
+                self._checked(path, "add", "--", name)
+                self._checked(path, "commit", "--quiet", "--only", "-F", "-", "--", name, given=message.encode())
+            except BaseException:
+                if self.head() == head:  # else it was committed, and only what followed failed
+                    self._undo(path, name, before)
+                raise
         return self._must("rev-parse", "HEAD").strip()
 
     def _undo(self, path: Path, name: str, before: bytes | None) -> None:
@@ -263,6 +266,25 @@ class GitRepository:
                 f"git {arguments[0]} failed: {' '.join(done.stderr.split())[-300:]}", subject=str(self.root)
             )
         return done.stdout
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let SIGTERM and SIGINT wait: a Git that is killed leaves its lock file and half of its work."""
+    if threading.current_thread() is not threading.main_thread():  # Python gives signals to the main thread alone
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda which, _: came.append(which)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            if handler is not None:
+                signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def _try_lock(opened: IO[str]) -> bool:

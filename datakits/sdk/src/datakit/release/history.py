@@ -19,7 +19,7 @@ class LockChange:
     """One commit of a lock.
 
     :ivar number: how many changes ago; 0 is what holds now. ``datakit rollback --to`` takes it.
-    :ivar action: ``lock``, ``promote``, ``rollback``; None if no command did it.
+    :ivar action: ``lock``, ``promote``, ``rollback``; None if the commit does not say.
     :ivar lock: as it was then; None if it was no lock.
     """
 
@@ -31,8 +31,15 @@ class LockChange:
 
     @property
     def is_by_command(self) -> bool:
-        """Whether a command did it, or a merge of what commands did."""
-        return self.action is not None or self.commit.is_merge
+        """Whether commands wrote what it pins: it says so, is a merge, or a squashed or reverted commit of theirs."""
+        if self.action is not None or self.commit.is_merge:
+            return True
+        pinned = [(each.warehouse, each.datakit) for each in self.changes if each.after is not None]
+        return (
+            bool(pinned)
+            and len(pinned) == len(self.changes)
+            and all(self.lock is not None and self.lock.is_by_command(*names) for names in pinned)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``--json`` shows it."""

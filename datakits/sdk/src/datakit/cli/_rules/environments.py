@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from datakit.errors import DatakitError, InvalidFile, UnknownName
 from datakit.model.environment import Environment
+from datakit.model.lock import read_lock
 from datakit.model.project import Found, Project
 
 
@@ -27,6 +28,10 @@ def environment_problems(project: Project) -> Iterator[DatakitError]:
                     fix=f"add {missing}, or remove the other and connect by Kerberos",
                 )
         yield from _incomplete(project, found)
+        try:
+            read_lock(found.path)
+        except InvalidFile as error:
+            yield error
 
 
 def environment_notes(project: Project) -> Iterator[str]:
