@@ -52,6 +52,7 @@ class Engine:
         version = self.json("GET", "/version")
         self._prefix = "/v" + _api_version(version["ApiVersion"], version.get("MinAPIVersion", "1.12"))
         self.version: str = version["Version"]
+        self.kernel: str = version.get("KernelVersion", "")
 
     def json(
         self,

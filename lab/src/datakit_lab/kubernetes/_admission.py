@@ -171,18 +171,29 @@ def _refuse_what_is_not_modelled(spec: Json) -> None:
         if field not in _POD_FIELDS and value not in (None, False, [], {}):
             raise not_modelled(f"spec.{field}")
     for volume in spec.get("volumes") or []:
-        for source in set(volume) - {"name"} - _VOLUME_SOURCES:
-            raise not_modelled(f"volumes of the kind {source}")
+        _refuse_volume(volume)
     for container in [*(spec.get("initContainers") or []), *spec["containers"]]:
-        for field, value in container.items():
-            if field not in _CONTAINER_FIELDS and value not in (None, False, [], {}):
-                raise not_modelled(f"the field {field} of a container")
-        for mount in container.get("volumeMounts") or []:
-            if mount.get("subPath") or mount.get("subPathExpr"):
-                raise not_modelled("subPath of a volume mount")
-        for probe in _PROBES:
-            if (container.get(probe) or {}).get("grpc"):
-                raise not_modelled("probes by gRPC")
+        _refuse_container(container)
+
+
+def _refuse_volume(volume: Json) -> None:
+    for source in set(volume) - {"name"} - _VOLUME_SOURCES:
+        raise not_modelled(f"volumes of the kind {source}")
+    for source in [volume, *((volume.get("projected") or {}).get("sources") or [])]:
+        if any("fieldRef" not in item for item in (source.get("downwardAPI") or {}).get("items") or []):
+            raise not_modelled("resource fields in a volume of the downward API")
+
+
+def _refuse_container(container: Json) -> None:
+    for field, value in container.items():
+        if field not in _CONTAINER_FIELDS and value not in (None, False, [], {}):
+            raise not_modelled(f"the field {field} of a container")
+    for mount in container.get("volumeMounts") or []:
+        if mount.get("subPath") or mount.get("subPathExpr"):
+            raise not_modelled("subPath of a volume mount")
+    for probe in _PROBES:
+        if (container.get(probe) or {}).get("grpc"):
+            raise not_modelled("probes by gRPC")
 
 
 def _fill_in(spec: Json) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
@@ -213,7 +214,6 @@ class ContainerRun:
 
     def _probe(self, container_id: str, ended: threading.Event) -> None:
         """Run the container's probes while this attempt of it lives: startup first, then the others side by side."""
-
         prober = _probes.Prober(self._node.engine, self._sandbox.connect)
 
         def going(seconds: float) -> bool:
@@ -257,13 +257,13 @@ class ContainerRun:
         self._tell("Normal", "Killing", why)
         engine, container_id = self._node.engine, str(self.state.container_id)
         hook = ((self._container.get("lifecycle") or {}).get("preStop") or {}).get("exec")
+        deadline = time.monotonic() + grace
         with contextlib.suppress(EngineRefused, TimeoutError):  # it ended before, or the hook outlived its time
             if hook and grace > 0:
                 run_in(engine, container_id, hook["command"], grace)
+        left = max(0, round(deadline - time.monotonic()))
         try:
-            engine.json(
-                "POST", f"/containers/{container_id}/stop", query={"t": max(0, round(grace))}, seconds=grace + 60
-            )
+            engine.json("POST", f"/containers/{container_id}/stop", query={"t": left}, seconds=left + 60)
         except EngineRefused as error:
             if error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
                 raise

@@ -42,6 +42,7 @@ class PodRun:
         self._why: Json | None = None
         self._ending: float | None = None  # when, on the monotonic clock, the grace ends
         self._deleted = threading.Event()
+        self._timer: threading.Timer | None = None
         spec = pod["spec"]
         spec["nodeName"] = NODE_NAME
         self.grace = float(spec["terminationGracePeriodSeconds"])
@@ -92,6 +93,8 @@ class PodRun:
             _log.warning("pod %s: %s", self._pod["metadata"]["name"], error)
             self._why = {"reason": "DoubleFailed", "message": str(error)}
             self._end(self._apps + self._init)
+        if self._timer is not None:
+            self._timer.cancel()
         self._over = True
         self._publish()
         self._release()
@@ -172,9 +175,9 @@ class PodRun:
                 self._changed.notify_all()
             self._node.tell(self._pod, "Normal", "DeadlineExceeded", said)
 
-        timer = threading.Timer(seconds, expire)
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(seconds, expire)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _publish(self) -> None:
         metadata = self._pod["metadata"]

@@ -7,6 +7,7 @@ reaches a disk. A plain ``emptyDir`` is a folder of the engine's.
 from __future__ import annotations
 
 import io
+import re
 import secrets
 import socket
 import tarfile
@@ -134,6 +135,7 @@ class Sandbox:
             size = (source or {}).get("sizeLimit")
             wanted = [f"mode={self._folder_mode:o}", *([f"size={int(quantity(size))}"] if size else [])]
             wanted += [f"gid={self._group}"] if self._group is not None else []
+            wanted += ["noswap"] if _never_swaps(self._engine.kernel) else []
             options = {"type": "tmpfs", "device": "tmpfs", "o": ",".join(wanted)}
         name = f"k8s_{self._pod['metadata']['uid']}_{volume['name']}"
         self._engine.json(
@@ -222,11 +224,7 @@ class Sandbox:
         if kind == "serviceAccountToken":
             return {options["path"]: (secrets.token_urlsafe(48).encode(), mode)}
         if kind == "downwardAPI":
-            items = options.get("items") or []
-            return {
-                item["path"]: (pod_field(self._pod, item["fieldRef"]["fieldPath"]).encode(), item.get("mode", mode))
-                for item in items
-            }
+            return self._own_fields(volume, options.get("items") or [], mode)
         try:
             data = self._data(kind, name or "")
         except ApiError:
@@ -244,6 +242,15 @@ class Sandbox:
                 raise MountFailed("FailedMount", f'MountVolume.SetUp failed for volume "{volume}" : {what}')
             chosen[item["path"]] = (data[item["key"]], item.get("mode", mode))
         return chosen
+
+    def _own_fields(self, volume: str, items: list[Json], mode: int) -> dict[str, File]:
+        try:
+            return {
+                item["path"]: (pod_field(self._pod, item["fieldRef"]["fieldPath"]).encode(), item.get("mode", mode))
+                for item in items
+            }
+        except ValueError as error:
+            raise MountFailed("FailedMount", f'MountVolume.SetUp failed for volume "{volume}" : {error}') from None
 
     def _data(self, kind: str, name: str) -> dict[str, bytes]:
         resource = "secrets" if kind == "secret" else "configmaps"
@@ -267,6 +274,12 @@ def _add(
     entry.size = len(data)
     entry.linkname = target
     archive.addfile(entry, io.BytesIO(data))
+
+
+def _never_swaps(kernel: str) -> bool:
+    """Whether a tmpfs knows ``noswap``: since Linux 6.4, as https://docs.kernel.org/filesystems/tmpfs.html says."""
+    match = re.match(r"(\d+)\.(\d+)", kernel)
+    return match is not None and (int(match[1]), int(match[2])) >= (6, 4)
 
 
 def _ignoring_absence(act: Callable[[], Any]) -> None:

@@ -35,7 +35,7 @@ class Role(Enum):
 
 @dataclass(slots=True)
 class ContainerState:
-    """One container; only its pod's thread-safe methods change it.
+    """One container, as whoever runs it sees it, and nobody else changes it.
 
     :ivar state: ``{"waiting": …}``, ``{"running": …}`` or ``{"terminated": …}``.
     :ivar last: the state before the last restart, or nothing.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import secrets
 import ssl
 import tempfile
 import threading
-from collections.abc import Mapping
-from http import HTTPStatus
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -30,6 +30,7 @@ from datakit_lab.network import LOOPBACK
 
 Json = dict[str, Any]
 
+_log = logging.getLogger(__name__)
 _BACKOFF_SECONDS: Final = 10.0
 
 
@@ -81,6 +82,7 @@ class KubernetesDouble:
             for name in self._namespaces:
                 self.create("namespaces", {"metadata": {"name": name}})
             self._server = stack.enter_context(self._listen(certificate))
+            stack.callback(self._remove_leftovers)
             stack.callback(self._api.end_all)
             thread = threading.Thread(target=self._server.serve_forever, name="kubernetes", daemon=True)
             thread.start()
@@ -124,6 +126,12 @@ class KubernetesDouble:
         """Forget what was forbidden."""
         self._api.permit_all()
 
+    def _remove_leftovers(self) -> None:
+        """Remove what no pod owns any more, should one have come to grief."""
+        name = self._api.node.name
+        if left := _remove(self._engine, f"{LABEL}={name}", lambda _: True):
+            _log.warning("%s containers of pods that came to grief were removed", left)
+
     def _listen(self, certificate: ServerCertificate) -> ApiServer:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(certificate.certificate, certificate.key)
@@ -151,20 +159,19 @@ class KubernetesDouble:
 
 def sweep(engine: Engine) -> int:
     """Remove what doubles left behind that were killed, and return how many containers that were."""
-    wanted = {"label": [LABEL]}
-    left = [
-        found
-        for found in engine.json("GET", "/containers/json", query={"all": True, "filters": wanted})
-        if not psutil.pid_exists(int(found["Labels"][OWNER_LABEL]))
-    ]
+    return _remove(engine, LABEL, lambda labels: not psutil.pid_exists(int(labels[OWNER_LABEL])))
+
+
+def _remove(engine: Engine, label: str, doomed: Callable[[Mapping[str, str]], bool]) -> int:
+    """Remove the containers and volumes of a label that are ``doomed``; somebody else may be doing the same."""
+    wanted = {"label": [label]}
+    left = engine.json("GET", "/containers/json", query={"all": True, "filters": wanted})
+    left = [found for found in left if doomed(found["Labels"])]
     for found in left:
-        with contextlib.suppress(EngineRefused):  # another double sweeps too
+        with contextlib.suppress(EngineRefused):
             engine.json("DELETE", f"/containers/{found['Id']}", query={"force": True})
     for volume in engine.json("GET", "/volumes", query={"filters": wanted})["Volumes"] or []:
-        if not psutil.pid_exists(int(volume["Labels"][OWNER_LABEL])):
-            try:
+        if doomed(volume["Labels"]):
+            with contextlib.suppress(EngineRefused):
                 engine.json("DELETE", f"/volumes/{volume['Name']}")
-            except EngineRefused as error:
-                if error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
-                    raise
     return len(left)
