@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,20 @@ def test_a_change_by_hand_stands_out_in_the_history(promoted: Any, datakit: Any)
     promoted.commit("Quick fix")
     assert "BY HAND" in datakit("history", "prod").out
     assert datakit("history", "prod", "--json").json["changes"][0]["by_command"] is False
+
+
+def test_an_author_whose_name_is_no_utf8_does_not_break_the_history(promoted: Any, datakit: Any) -> None:
+    file = promoted.path("prod")
+    file.write_text(file.read_text() + "# a word\n")
+    promoted.git("config", "i18n.commitEncoding", "UTF-8")
+    subprocess.run(
+        ["git", "commit", "--quiet", "--all", "--message", b"Gr\xfc\xdfe", b"--author=J\xfcrgen <j@corp.example>"],
+        cwd=promoted.root,
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    assert 2 == len(datakit("history", "prod", "--json").json["changes"])
+    datakit("history", "prod")
 
 
 def test_a_squashed_or_reverted_change_of_a_command_is_none_by_hand(promoted: Any, datakit: Any) -> None:

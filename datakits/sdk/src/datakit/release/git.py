@@ -135,7 +135,7 @@ class GitRepository:
                 subject=str(self.root),
                 fix="git config user.name NAME; git config user.email ADDRESS",
             )
-        return done.stdout[: done.stdout.rindex(">") + 1]
+        return _printable(done.stdout[: done.stdout.rindex(">") + 1])
 
     def resolve(self, revision: str) -> str | None:
         """Return the hash of a commit, a tag or a branch; None if there is none."""
@@ -296,7 +296,7 @@ def _try_lock(opened: IO[str]) -> bool:
 
 
 def _logged(entry: str) -> LoggedCommit:
-    revision, name, address, time, parents, subject, trailers = entry.strip("\n").split("\x1f")
+    revision, name, address, time, parents, subject, trailers = _printable(entry).strip("\n").split("\x1f")
     pairs = (line.partition(":") for line in trailers.splitlines() if ":" in line)
     return LoggedCommit(
         revision=revision,
@@ -306,6 +306,11 @@ def _logged(entry: str) -> LoggedCommit:
         trailers=tuple((key, value.strip()) for key, _, value in pairs),
         is_merge=len(parents.split()) > 1,
     )
+
+
+def _printable(text: str) -> str:
+    """Replace bytes that were never UTF-8, as old commits have them; no terminal and no JSON takes them."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _replace(path: Path, data: bytes) -> None:
