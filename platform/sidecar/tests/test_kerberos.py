@@ -332,6 +332,18 @@ def test_an_error_of_a_call_is_raised_where_it_is_waited_for() -> None:
         KdcCalls("svc", 5).run("x", fail)
 
 
+def test_an_error_that_is_kept_keeps_no_frames_and_so_no_keys(client: Client) -> None:
+    calls = KdcCalls("svc", 5)
+    ticket = client.ticket()
+
+    with pytest.raises(ServiceUnknown) as caught:
+        calls.run("x", lambda context: client.realm.service_ticket(context, ticket, "HTTP/nowhere"))
+
+    assert caught.value.__context__ is None
+    names = {frame.name for frame in caught.traceback}
+    assert "service_ticket" not in names
+
+
 @pytest.mark.parametrize("what", ["issue", "renew", "service"])
 def test_python_goes_on_while_libkrb5_waits_for_a_silent_kdc(client: Client, what: str) -> None:
     """The package krb5 holds Python's lock in one of these calls, and everything would stand still for 27 s."""

@@ -142,3 +142,42 @@ def test_memory_and_files_do_not_grow_with_renewals(hasty_house: Any) -> None:
 
 def _files(sidecar: Any) -> int:
     return len(list(Path(f"/proc/{sidecar.pid}/fd").iterdir()))
+
+
+def test_an_init_container_that_is_told_to_end_does_so(house: Any) -> None:
+    import subprocess
+    import sys
+
+    house.kdc.stop()
+    command = [sys.executable, "-m", "datakit_sidecar.cli", "once", "--config", str(house.write())]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "key.fetched" not in process.stdout.readline():
+        pass
+
+    process.terminate()
+    _, stderr = process.communicate(timeout=5)
+
+    assert process.returncode == 75
+    assert "not everything was published before SIGTERM" in stderr
+
+
+def test_nothing_that_libkrb5_freed_is_used(house: Any) -> None:
+    """The C library fills freed memory with garbage here, so that a dangling handle ends the process at once."""
+    from .conftest import environment
+
+    house.kdc.add_principal("svc-password", "s3same")
+    house.vault.add_secret("/Kerberos/by-password", {"password": "s3same"})
+    house.configuration["principals"].append(
+        {"name": "svc-password", "password": {"secret": "/Kerberos/by-password"}, "share": "tgt"}
+    )
+    sidecar = house.start(environment=environment(MALLOC_PERTURB_="165"))
+    sidecar.wait_until_ready()
+    for _ in range(3):
+        sidecar.signal(signal.SIGUSR1)
+        house.rotate()
+        sidecar.signal(signal.SIGHUP)
+        time.sleep(0.5)
+
+    sidecar.wait_until_ready()
+    assert sidecar.stop() == 0

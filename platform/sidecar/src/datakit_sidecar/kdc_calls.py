@@ -36,6 +36,10 @@ class _Job(Generic[T]):
         result: T | None = None
         try:
             result = self._call(context())
+        except SidecarError as error:
+            # it is kept until things go well; the frames behind it would keep keys and contexts with it
+            error.__context__ = None
+            self._error = error.with_traceback(None)
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             self._error = error
         with self._lock:

@@ -82,7 +82,8 @@ class Realm:
             krb5.get_init_creds_opt_set_proxiable(options, False)
             # not krb5_get_init_creds_keytab: after a refusal it asks the primary KDC too, which is a second wrong try
             exchange = krb5.init_creds_init(context, client, options)
-            krb5.init_creds_set_keytab(context, exchange, krb5.kt_resolve(context, key.name))
+            keytab = krb5.kt_resolve(context, key.name)  # libkrb5 keeps a pointer to it, so it must outlive the call
+            krb5.init_creds_set_keytab(context, exchange, keytab)
             krb5.init_creds_get(context, exchange)
             return _keep(context, client, [krb5.init_creds_get_creds(context, exchange)])
 

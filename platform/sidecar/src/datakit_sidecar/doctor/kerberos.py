@@ -105,7 +105,7 @@ def examine_principals(settings: Settings, values: dict[str, Secret[bytes]]) -> 
         yield Finding(
             "keys",
             State.DOUBTFUL,
-            f"none was tried: a refusal could not be remembered in {folder}, and each further look would be a wrong try",
+            f"none was tried: a refusal could not be remembered in {folder}, and would be repeated",
             "run the doctor as the sidecar's user",
         )
         return
