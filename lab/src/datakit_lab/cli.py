@@ -296,6 +296,8 @@ def registry(
         users = {user: password} if user else None
         server = stack.enter_context(Registry(directory, port=port, users=users, certificate=certificate))
         lines = [f"The registry answers at {server.name}.", f"export DATAKIT_REGISTRY={server.name}"]
+        if not server.name_resolves():
+            lines.append("A Docker engine finds it with this line in /etc/hosts: 127.0.0.1 registry.localhost")
         if certificate is not None:
             lines.append(f"export DATAKIT_REGISTRY_CA={certificate.authority}")
         if user:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from datakit_lab.errors import LabUnavailable, ProgramMissing
-from datakit_lab.network import LOOPBACK, free_port, own_names
+from datakit_lab.network import LOOPBACK, own_names
 from datakit_lab.processes import ChildProcess, Server
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from datakit_lab.certificates import ServerCertificate
 
-_START_ATTEMPTS: Final = 5
+_LISTENS: Final = re.compile(rb"listening on [0-9.]+:([0-9]+)")
 
 
 class Registry(Server):
@@ -55,7 +57,6 @@ class Registry(Server):
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log = log or self.directory / "registry.log"
         self.port = port
-        self._fixed_port = bool(port)
         self._certificate = certificate
         self._token = token
         self._users = users
@@ -76,6 +77,14 @@ class Registry(Server):
         """
         return f"registry.localhost:{self.port}"
 
+    def name_resolves(self) -> bool:
+        """Whether this machine's resolver knows :attr:`name`."""
+        try:
+            socket.getaddrinfo(self.name.partition(":")[0], self.port)
+        except socket.gaierror:
+            return False
+        return True
+
     @property
     def host(self) -> str:
         """What comes first in the name of an image that it holds: ``127.0.0.1:PORT``."""
@@ -93,30 +102,21 @@ class Registry(Server):
         """
         if self.running:
             return
-        for attempt in range(1, _START_ATTEMPTS + 1):
-            if not self.port:
-                self.port = free_port()
-            self._log_begins = self.log.stat().st_size if self.log.exists() else 0
-            configuration = self.directory / "registry.yml"
-            configuration.write_text(yaml.safe_dump(self._configuration(), sort_keys=False), encoding="utf-8")
-            self._process = ChildProcess(
-                "the registry",
-                [*self._bounds(), self._program, "serve", configuration],
-                log=self.log,
-                env=_environment(),
-                directory=self.directory,
-            )
-            try:
-                self._process.wait_until(self._listens)
-            except LabUnavailable:
-                self._process.kill()
-                self._process = None
-                if self._fixed_port or attempt == _START_ATTEMPTS:
-                    raise
-                self.port = 0  # somebody took it between the choice and the bind
-            else:
-                break
-        self._fixed_port = True
+        self._log_begins = self.log.stat().st_size if self.log.exists() else 0
+        configuration = self.directory / "registry.yml"
+        configuration.write_text(yaml.safe_dump(self._configuration(), sort_keys=False), encoding="utf-8")
+        self._process = ChildProcess(
+            "the registry",
+            [*self._bounds(), self._program, "serve", configuration],
+            log=self.log,
+            env=_environment(),
+            directory=self.directory,
+        )
+        try:
+            self._process.wait_until(self._listens)
+        except LabUnavailable:
+            self.kill()
+            raise
 
     def stop(self) -> None:
         """Stop it, as an administrator does; its content stays."""
@@ -137,10 +137,14 @@ class Registry(Server):
             shutil.rmtree(self.directory)
 
     def _listens(self) -> bool:
-        """Whether it says so itself: on a port that somebody else has, there is an answer too."""
+        """Whether it says that it listens, and where: it may have chosen the port itself."""
         with self.log.open("rb") as log:
             log.seek(self._log_begins)
-            return f"listening on {self.host}".encode() in log.read()
+            found = _LISTENS.search(log.read())
+        if found is None:
+            return False
+        self.port = int(found[1])
+        return True
 
     def _bounds(self) -> list[str]:
         """Return what makes writes fail as on a full disk; the registry, written in Go, ignores the signal of it."""

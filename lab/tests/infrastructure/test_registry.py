@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import ssl
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -63,6 +66,22 @@ def test_tls_is_that_of_the_authority(tmp_path: Path) -> None:
         assert ask(url, context=ssl.create_default_context(cafile=str(certificate.authority))) == 200
         with pytest.raises(urllib.error.URLError):
             ask(url)
+
+
+def test_the_command_runs_one_and_says_how_to_reach_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "datakit_lab", "registry", "--port", "0", "--directory", str(tmp_path / "kept")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        said = running.stdout.readline()
+        try:
+            port = int(said.strip().rstrip(".").rpartition(":")[2])
+            assert said == f"The registry answers at registry.localhost:{port}.\n"
+            assert ask(f"http://127.0.0.1:{port}/v2/") == 200
+        finally:
+            running.send_signal(signal.SIGTERM)
+        running.wait(30)
+    assert not accepts(port)
+    assert (tmp_path / "kept").is_dir()
 
 
 def test_a_port_that_somebody_has_is_told() -> None:

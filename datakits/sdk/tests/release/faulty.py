@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
+
+from datakit_lab.certificates import ServerCertificate
 
 
 @dataclass
@@ -46,6 +49,7 @@ class FaultyRegistry:
 
     upstream: str
     rule: Rule = lambda request, forward: forward()
+    certificate: ServerCertificate | None = None
     requests: list[Request] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
 
@@ -53,6 +57,10 @@ class FaultyRegistry:
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate.certificate, self.certificate.key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.host = f"127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self

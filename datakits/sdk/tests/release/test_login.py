@@ -196,6 +196,17 @@ def test_a_credential_helper_is_asked(
         assert registry.tags(SOURCE) == ()
 
 
+def test_a_credential_helper_is_not_asked_for_every_request(
+    guarded: LabRegistry, docker_config: Callable[[object], Path], helper: Callable[[str], None], tmp_path: Path
+) -> None:
+    docker_config({"credsStore": "lab"})
+    helper(f"echo x >>{tmp_path}/asked; echo '{json.dumps({'Username': 'ann', 'Secret': PASSWORD})}'")
+    with open_registry(guarded.host) as registry:
+        for _ in range(5):
+            registry.tags(SOURCE)
+    assert len((tmp_path / "asked").read_text().split()) == 1
+
+
 def test_a_helper_that_knows_nobody_means_no_login(
     guarded: LabRegistry, docker_config: Callable[[object], Path], helper: Callable[[str], None]
 ) -> None:
@@ -405,6 +416,24 @@ def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
     ):
         registry.tags(SOURCE)
     assert "another name" in raised.value.what
+
+
+def test_a_registry_behind_a_proxy_that_ends_tls_is_never_spoken_to_without_it(
+    guarded: LabRegistry, certificate: ServerCertificate, password_file: Path
+) -> None:
+    locations: list[str] = []
+
+    def note(request: Request, forward: Callable[[], Forwarded]) -> Forwarded:
+        answer = forward()
+        locations.extend(value for name, value in answer.headers if name == "Location")
+        return answer
+
+    with (
+        FaultyRegistry(guarded.host, note, certificate=certificate) as proxy,
+        open_registry(proxy.host, user="ann", password_file=password_file, ca_file=certificate.authority) as registry,
+    ):
+        push_base_image(registry)
+    assert any(location.startswith(f"http://{proxy.host}/") for location in locations)  # it would have sent us there
 
 
 def test_an_authority_that_is_no_certificate_is_named(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from datakit import __version__
 from datakit.release.registry import Registry, open_registry
 from datakit.testing.images import push_base_image
 
@@ -99,6 +101,24 @@ def test_two_clones_in_two_folders_make_the_same_digest(
     assert call("build", "airline-source").json["digest"] == first
 
 
+def test_a_base_with_layers_that_cannot_be_read_is_refused_before_anything_is_sent(
+    tree: Tree, registry: Registry, call: Call
+) -> None:
+    from datakit.release._media import MANIFEST, descriptor, encoded
+
+    name = f"v{__version__}"
+    base = registry.manifest("platform/datakit-base", registry.resolve("platform/datakit-base", name) or "")
+    layer = descriptor("application/vnd.oci.image.layer.v1.tar+zstd", b"\x28\xb5\x2f\xfd no archive")
+    registry.push_blob("platform/datakit-base", layer["digest"], b"\x28\xb5\x2f\xfd no archive", layer["size"])
+    registry.push_manifest(
+        "platform/datakit-base", encoded({**base, "layers": [layer], "mediaType": MANIFEST}), tag=name
+    )
+    answer = call("release", "airline-source")
+    assert (answer.code, answer.error["cause"]) == (78, "it is compressed with zstd")
+    assert registry.tags("datakits/airline-source") == ()
+    assert not registry.has_blob("datakits/airline-source", layer["digest"])
+
+
 def test_another_registry_does_not_make_another_image(tree: Tree, address: str, call: Call) -> None:
     first = call("build", "airline-source").json["digest"]
     elsewhere = f"{address}/mirror"
@@ -138,6 +158,16 @@ def test_a_tree_with_something_uncommitted_is_refused(tree: Tree, address: str, 
     assert answer.error["type"] == "ReleaseRefused"
     assert "datakits/airline-source/new.sql" in answer.error["what"]
     assert registry.tags("datakits/airline-source") == ()
+
+
+def test_a_repository_of_another_account_is_told_as_git_tells_it(tree: Tree, address: str, call: Call) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    for path in (tree.root, tree.root / ".git"):
+        os.chown(path, 12345, 12345)
+    answer = call("release", "airline-source")
+    assert answer.code == 78
+    assert "safe.directory" in answer.error["fix"]
 
 
 def test_a_datakit_outside_of_git_is_refused(tree: Tree, address: str, call: Call) -> None:

@@ -151,6 +151,15 @@ def test_an_unsigned_release_does_not_pass_for_a_signed_one(released: Tree, call
     assert answer.json["errors"][0]["what"] == "nobody signed the provenance"
 
 
+def test_a_release_is_signed_afterwards_and_a_signed_one_gets_no_unsigned_provenance(
+    released: Tree, call: Call, keys: dict[str, Path]
+) -> None:
+    signed = call("release", "airline-source", "--key", str(keys["ours private"])).json
+    assert (signed["state"], signed["attached"]) == ("already released", ["application/vnd.dsse.envelope.v1+json"])
+    assert call("verify", "airline-source@1.0.0", "--key", str(keys["ours public"])).code == 0
+    assert call("release", "airline-source").json["attached"] == []
+
+
 def test_a_key_with_a_passphrase_and_one_on_a_curve_sign(tree: Tree, address: str, call: Call, tmp_path: Path) -> None:
     private, public, phrase = tmp_path / "ec.pem", tmp_path / "ec.pub", tmp_path / "phrase"
     phrase.write_text("canary-4711\n", encoding="utf-8")

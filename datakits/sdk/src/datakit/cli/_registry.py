@@ -68,6 +68,13 @@ complete_datakit = _complete_datakit(lambda project: list(project.datakit_files)
 Datakit = Annotated[
     str, typer.Argument(metavar="NAME", autocompletion=complete_datakit, help="A datakit of the tree: its name.")
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REPOSITORY:TAG",
+        help="The image to stand on. [dim]Default: platform/datakit-base of this version[/dim]",
+    ),
+]
 ReleaseName = Annotated[
     str,
     typer.Argument(

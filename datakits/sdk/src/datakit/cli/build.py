@@ -9,18 +9,12 @@ import typer
 
 from datakit.cli._options import Json
 from datakit.cli._output import out, print_json
-from datakit.cli._registry import Address, CaFile, Datakit, PasswordFile, User, megabytes, open_chosen
+from datakit.cli._registry import Address, Base, CaFile, Datakit, PasswordFile, User, megabytes, open_chosen
 
 
 def build(
     name: Datakit,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REPOSITORY:TAG",
-            help="The image to stand on. [dim]Default: platform/datakit-base of this version[/dim]",
-        ),
-    ] = None,
+    base: Base = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the image there, as an OCI layout.")
     ] = None,

@@ -10,7 +10,7 @@ import typer
 
 from datakit.cli._options import Json
 from datakit.cli._output import out, print_json
-from datakit.cli._registry import Address, CaFile, Datakit, PasswordFile, User, megabytes, open_chosen
+from datakit.cli._registry import Address, Base, CaFile, Datakit, PasswordFile, User, megabytes, open_chosen
 from datakit.errors import ReleaseRefused
 
 if TYPE_CHECKING:
@@ -21,13 +21,7 @@ if TYPE_CHECKING:
 
 def release(
     name: Datakit,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REPOSITORY:TAG",
-            help="The image to stand on. [dim]Default: platform/datakit-base of this version[/dim]",
-        ),
-    ] = None,
+    base: Base = None,
     key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Sign the provenance with this private key (PEM).")
     ] = None,

@@ -103,11 +103,20 @@ def _public(url: str) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what Git prints; None if it is not installed or says no."""
+    """Return what Git prints; None if it is not installed or says no.
+
+    :raises ConfigurationError: it does not trust the repository, because somebody else owns it.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, env=environment, check=False)
     except FileNotFoundError:
         return None
+    if b"dubious ownership" in done.stderr:  # as in a CI whose checkout belongs to another account than its steps
+        raise ConfigurationError(
+            "Git does not trust this repository, because another account owns it",
+            subject=str(folder),
+            fix="git config --global --add safe.directory followed by the repository's folder",
+        )
     return done.stdout.decode(errors="surrogateescape") if done.returncode == 0 else None

@@ -12,6 +12,7 @@ import os
 import re
 import tarfile
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -122,6 +123,7 @@ def _packages_of_layer(origin: Origin, digest: str) -> dict[str, list[Package]]:
 
 
 def _scan(origin: Origin, digest: str) -> dict[str, list[Package]]:
+    """Read a layer; what is neither tar nor gzip, bzip2 or xz of it is refused."""
     found: dict[str, list[Package]] = {}
     chunks = origin.registry.blob_chunks(origin.repository, digest)
     stream = _Stream(chunks)
@@ -134,15 +136,21 @@ def _scan(origin: Origin, digest: str) -> dict[str, list[Package]]:
                 content = archive.extractfile(entry) if read else None
                 if read and content:
                     found[entry.name] = list(read(content.read().decode(errors="replace")))
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ImageCorrupt(
-            f"a layer of the base cannot be read: {type(error).__name__}",
+            f"a layer of the base cannot be read, so its packages are not known: {type(error).__name__}",
             subject=origin.registry.image(origin.repository, digest),
-            cause="it is compressed in a way that this Python does not know" if "compress" in str(error) else None,
+            cause="it is compressed with zstd" if _is_zstd(origin, digest) else None,
+            fix="push the base with layers that are compressed with gzip",
         ) from None
     for _ in chunks:  # to the end, where the digest is compared
         pass
     return found
+
+
+def _is_zstd(origin: Origin, digest: str) -> bool:
+    """Whether a layer says that it is compressed with zstd."""
+    return any(layer["digest"] == digest and layer["mediaType"].endswith("+zstd") for layer in origin.layers)
 
 
 class _Stream(io.RawIOBase):

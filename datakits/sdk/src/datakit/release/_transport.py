@@ -37,6 +37,8 @@ _TIMEOUT: Final = urllib3.Timeout(connect=10, read=60)
 _RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = 4
 _LARGEST_ERROR: Final = 64 * 1024
+_LOGIN_LIFE: Final = 60.0
+"""Seconds after which a password is read again, although nobody refused it: a credential helper is slow."""
 _CHALLENGE: Final = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -63,8 +65,9 @@ class Transport:
         self._pause = pause
         self._tokens: dict[str, tuple[Secret[str], float]] = {}
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self._scheme: str | None = None
-        self._basic = False
+        self._basic: tuple[Secret[str] | None, float] = (None, 0.0)
         self._context = _tls(host, ca_file)
         self._pools: dict[tuple[str | None, str | None], urllib3.PoolManager] = {}
 
@@ -144,7 +147,7 @@ class Transport:
         stream: bool,
         largest: int,
     ) -> Answer:
-        url = path if "://" in path else f"{self._base()}/v2/{path}"
+        url = self._own(path) if "://" in path else f"{self._base()}/v2/{path}"
         authorization = self._authorization(scope)
         answer = self._follow(method, url, headers, body, authorization, stream=stream, largest=largest)
         if answer.status != 401:
@@ -228,28 +231,32 @@ class Transport:
 
     def _base(self) -> str:
         """Return scheme and host. A registry on this machine is asked whether it speaks TLS."""
-        if self._scheme is None:
-            self._scheme = "https"
-            if is_loopback(self.host):
-                try:
-                    self._once("GET", f"https://{self.host}/v2/", {}, None, stream=False, largest=_LARGEST_ERROR)
-                except NoTlsError:
-                    self._scheme = "http"
-                except DatakitError:
-                    self._scheme = None
-                    raise
+        with self._asking:
+            if self._scheme is None:
+                self._scheme = "https" if not is_loopback(self.host) or self._speaks_tls() else "http"
         return f"{self._scheme}://{self.host}"
+
+    def _own(self, url: str) -> str:
+        """Return a URL that the registry gave. Behind a proxy that ends TLS it may think that it has none."""
+        parts = urlsplit(url)
+        if parts.netloc == self.host:
+            return urlunsplit(parts._replace(scheme=urlsplit(self._base()).scheme))
+        _refuse_plain(url)
+        return url
+
+    def _speaks_tls(self) -> bool:
+        try:
+            self._once("GET", f"https://{self.host}/v2/", {}, None, stream=False, largest=_LARGEST_ERROR)
+        except NoTlsError:
+            return False
+        return True
 
     # Logins
 
     def _authorization(self, scope: tuple[str, ...]) -> Secret[str] | None:
         with self._lock:
-            token, ends = self._tokens.get(" ".join(scope), (None, 0.0))
-        if token is not None and time.monotonic() < ends:
-            return token
-        if self._basic and (login := self._find_login()) is not None:
-            return _basic(login)
-        return None
+            known = (self._tokens.get(" ".join(scope), (None, 0.0)), self._basic)
+        return next((kept for kept, ends in known if kept is not None and time.monotonic() < ends), None)
 
     def _answer_challenge(
         self, challenge: str, scope: tuple[str, ...], *, had: Secret[str] | None
@@ -264,8 +271,9 @@ class Transport:
         login = self._find_login()
         if kind != "basic" or login is None or login.is_identity_token:
             return None
-        self._basic = True
         basic = _basic(login)
+        with self._lock:
+            self._basic = basic, time.monotonic() + _LOGIN_LIFE
         # one that was refused is sent again only if it has changed: accounts get locked by repetition
         return None if had is not None and had.reveal() == basic.reveal() else basic
 

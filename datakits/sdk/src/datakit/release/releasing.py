@@ -7,6 +7,7 @@ registry removes. The same command again finds what is there already, and comple
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +24,15 @@ from datakit.release._commit import Commit, files_of, read_commit
 from datakit.release._media import CONFIG, LAYER, Json, descriptor
 from datakit.release._provenance import provenance, signed, unsigned
 from datakit.release._sbom import packages_of, sbom
-from datakit.release.attachments import CONTRACT, SBOM, Attachment, attach, attached
+from datakit.release.attachments import (
+    CONTRACT,
+    PROVENANCE,
+    SBOM,
+    SIGNED_PROVENANCE,
+    Attachment,
+    attach,
+    attached,
+)
 from datakit.release.contracts import (
     Difference,
     Promise,
@@ -119,7 +128,8 @@ def refuse_unreproducible(commit: Commit, folder: Path) -> None:
         raise ReleaseRefused(
             "the datakit was never committed",
             subject=str(folder),
-            cause="a release names the commit that it was made from",
+            cause="a release names the commit that it was made from"
+            + ("" if shutil.which("git") else ", and git is not installed here"),
             fix="git add and git commit it, then release",
         )
     if commit.uncommitted:
@@ -286,10 +296,16 @@ def push(
 def attach_missing(
     built: Built, registry: Registry, *, key: Path | None = None, passphrase_file: Path | None = None
 ) -> list[str]:
-    """Attach again what an image that was released has lost; return the media types."""
-    repository = f"datakits/{built.image.release.name}"
+    """Attach again what a released image has lost, and a signature that it never had; return the media types."""
+    repository, digest = f"datakits/{built.image.release.name}", built.image.digest
+    there = {each.get("artifactType") for each in registry.referrers(repository, digest)}
+    if {CONTRACT, SBOM, PROVENANCE if key is None else SIGNED_PROVENANCE} <= there:
+        return []
+    if key is None and SIGNED_PROVENANCE in there:
+        there.add(PROVENANCE)
     documents = _documents(built, registry.image(repository), key, passphrase_file, datetime.now(UTC))
-    return list(attach(registry, repository, built.image.descriptor, documents))
+    missing = [each for each in documents if each.kind not in there]
+    return list(attach(registry, repository, built.image.descriptor, missing))
 
 
 def _documents(
