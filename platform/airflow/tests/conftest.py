@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .house import REPOSITORY, House, Lab
+from .house import REPOSITORY, House, Lab, copied_tree
 
 COMMANDS = REPOSITORY / ".venv/bin"
 
@@ -50,13 +50,7 @@ def airflow_database() -> None:
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     """The repository's tree, copied, with an environment of the test's own, and an empty folder of DAGs."""
-    root = tmp_path / "tree"
-    for name in ("datakits", "warehouses"):
-        shutil.copytree(
-            REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("sdk", "environments", "__pycache__")
-        )
-    dags = tmp_path / "dags"
-    dags.mkdir()
+    root, dags = copied_tree(tmp_path)
     monkeypatch.setenv("DATAKIT_HOME", str(root))
     monkeypatch.setenv("DATAKIT_ENVIRONMENT", "test")
     monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(dags))

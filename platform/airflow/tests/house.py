@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -99,6 +100,16 @@ class Lab:
     def authority(self) -> str:
         """Return the certificate of who signed the vault's."""
         return (self.state / "certificates/authority.pem").read_text()
+
+
+def copied_tree(scratch: Path) -> tuple[Path, Path]:
+    """Copy the repository's datakits and warehouses; return the tree and an empty folder of DAGs."""
+    root, dags = scratch / "tree", scratch / "dags"
+    for name in ("datakits", "warehouses"):
+        ignore = shutil.ignore_patterns("sdk", "environments", "__pycache__")
+        shutil.copytree(REPOSITORY / name, root / name, ignore=ignore)
+    dags.mkdir()
+    return root, dags
 
 
 class House:

@@ -130,6 +130,22 @@ def test_a_report_that_is_none_fails_with_the_reason(
     assert words in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(("exit_code", "state", "tries"), [(0, "success", 1), (75, "failed", 2), (78, "failed", 1)])
+def test_a_task_that_waits_in_the_triggerer_ends_alike(
+    pod_house: House, exit_code: int, state: str, tries: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pod_house.pod(
+        f"say('a warning word', 'warning'); report(exit_code={exit_code}); sys.exit({exit_code})",
+        kubernetes={"deferrable": True},
+    )
+    task = pod_house.run(RETRIED)["ingest"]
+    assert (task.state, task.try_number) == (state, tries)
+    assert task.xcom_pull(task_ids="ingest")["exit_code"] == exit_code
+    found = [line for line in capfd.readouterr().out.splitlines() if "a warning word" in line]
+    assert len(found) == tries
+    assert all("[warning" in line for line in found)
+
+
 def test_a_timeout_ends_the_pod(pod_house: House, cluster: KubernetesDouble) -> None:
     pod_house.pod("time.sleep(600)", defaults={"grace": "1s"})
     assert pod_house.run(TIMED)["ingest"].state == "failed"

@@ -14,6 +14,9 @@ LARGEST_REPORT: Final = 1 << 20
 
 Report = dict[str, Any]
 
+_SIGNALS: Final = 128
+"""Above it, an exit code is that of a shell whose command was ended by a signal."""
+
 
 def parse_report(data: bytes | str | None) -> tuple[Report | None, str | None]:
     """Return the run report, or what is wrong with it."""
@@ -72,7 +75,7 @@ def _text(exit_code: int, report: Report | None, problem: str | None, what: str,
         lines += [f"Likely cause: {error['cause']}"] if error.get("cause") else []
         lines += [f"Next step: {error['fix']}"] if error.get("fix") else []
     else:
-        lines += [f"Likely cause: {hint}"] if hint else []
+        lines += [f"Likely cause: {hint}"] if hint and exit_code > _SIGNALS else []
         lines += [f"Also: {problem}; its log above is what there is"] if problem else []
     return "\n".join(lines)
 
@@ -89,8 +92,8 @@ def _meaning(exit_code: int) -> str:
             return "ended with 78: configuration or contract, a retry cannot help"
         case 137:
             return "was killed (137): out of memory, or by hand"
-        case code if code > 128:
-            return f"was ended by a signal ({code}: {_signal(code - 128)})"
+        case code if code > _SIGNALS:
+            return f"was ended by a signal ({code}: {_signal(code - _SIGNALS)})"
         case code:
             return f"ended with {code}: a bug of the datakit"
 

@@ -14,7 +14,7 @@ from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import XCOM_RETURN_KEY, BaseOperator
+from airflow.providers.common.compat.sdk import XCOM_RETURN_KEY, BaseOperator, XComArg
 from datakit.errors import ConfigurationError
 from datakit.model.run import RunRequest
 from datakit.model.specification import RunSpec, specify
@@ -193,8 +193,12 @@ def specified(arguments: Mapping[str, Any]) -> RunSpec:
     project = chosen_project(arguments.get("home"))
     asked = {name: arguments[name] for name in (*NAMES, *_REQUEST, "variables") if name in arguments}
     spec = specify(project, chosen_environment(project), resources=asked.pop("resource_class", None), **asked)
-    known = {name: value for name, value in spec.request.items() if not _is_template(value)}
-    validate({**known, "run_id": "parsed"}, RunRequest, f"{spec.dataset} to {spec.warehouse.name}")
+    given = {
+        name: spec.request[name] for name in _REQUEST if name in spec.request and not _is_template(spec.request[name])
+    }
+    if given:  # the names were looked up already
+        names = {"dataset": spec.dataset, "warehouse": spec.warehouse.name, "run_id": "parsed"}
+        validate({**names, **given}, RunRequest, f"{spec.dataset} to {spec.warehouse.name}")
     return spec
 
 
@@ -250,9 +254,7 @@ def _base_arguments() -> frozenset[str]:
 
 
 def _is_template(value: Any) -> bool:
-    from airflow.sdk import XComArg
-
-    return isinstance(value, XComArg) or (isinstance(value, str) and ("{{" in value or "{%" in value))
+    return ("{{" in value or "{%" in value) if isinstance(value, str) else isinstance(value, XComArg)
 
 
 def _rendered_value(name: str, value: Any) -> Any:

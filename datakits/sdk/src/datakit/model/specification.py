@@ -104,8 +104,9 @@ def specify(
             subject=project.warehouse_files[warehouse].where("ingest"),
             fix=f"name {ingest.datakit!r}, or change the warehouse",
         )
-    system, _ = project.source_system(place, source)
-    connection, _ = project.warehouse_connection(place, config)
+    # looked up by name first: where a section stands is only worth finding for an error
+    system = place.sources.get(source.manifest.connection) or project.source_system(place, source)[0]
+    connection = place.warehouses.get(config.connection) or project.warehouse_connection(place, config)[0]
     _, name, definition, contract = project.dataset(dataset)
     release = _release(project, place, bronze, warehouse, version)
     labels, template = _substituted(project, place, variables or {})

@@ -50,12 +50,6 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             "network_mode": place.network,
             "mem_limit": memory_bytes(spec.resources.memory),
             "cpus": spec.resources.cpu,
-            "mounts": [
-                Mount(SHARED, place.credentials_volume, type="volume", read_only=True, no_copy=True),
-                # the report has to be there still when the container has ended, which memory is not
-                Mount(str(Path(REPORT).parent), None, type="volume"),
-                *(Mount(target, name, type="volume") for name, target in place.volumes.items()),
-            ],
             "mount_tmp_dir": False,
             "auto_remove": "never",
             "timeout": _ENGINE_SECONDS,
@@ -162,7 +156,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             environment=self.environment,
             labels=self.labels,
             host_config=self.cli.create_host_config(
-                mounts=self.mounts,
+                mounts=self._mounts(),
                 network_mode=self.network_mode,
                 mem_limit=limit,
                 memswap_limit=limit,  # no swap: a secret in memory must not get to a disk
@@ -176,6 +170,15 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             ),
         )
         return container
+
+    def _mounts(self) -> list[Mount]:
+        place = self.spec.environment.docker
+        return [
+            Mount(SHARED, place.credentials_volume, type="volume", read_only=True, no_copy=True),
+            # the report has to be there still when the container has ended, which memory is not
+            Mount(str(Path(REPORT).parent), None, type="volume"),
+            *(Mount(target, name, type="volume") for name, target in place.volumes.items()),
+        ]
 
     def _identity(self, context: Context) -> dict[str, str]:
         task = context["ti"]

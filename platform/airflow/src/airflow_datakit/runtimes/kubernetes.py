@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kubernetes.client import models as k8s
 
 _POLL_SECONDS: Final = 1
+_XCOM_SECONDS: Final = 60
 
 
 class _Hook(KubernetesHook):
@@ -157,8 +158,23 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
         """
         return self._concluded(context, lambda: super(DatakitKubernetesOperator, self).trigger_reentry(context, event))
 
+    def _write_logs(self, pod: k8s.V1Pod, follow: bool = False, since_time: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Log what a pod said while nobody of this task listened, at the levels that the datakit gave its lines."""
+        stream = self.client.read_namespaced_pod_log(
+            name=pod.metadata.name,
+            namespace=pod.metadata.namespace,
+            container=self.base_container_name,
+            follow=follow,
+            _preload_content=False,
+        )
+        for line in stream:
+            if text := line.decode("utf-8", errors="replace").rstrip("\n"):
+                self.log_line(text)
+
     def extract_xcom(self, pod: k8s.V1Pod, **arguments: Any) -> Report | None:
         """Take the run report from the container that keeps it, whatever it is; :meth:`execute` judges it."""
+        # a datakit may end before this container has begun; the real operator waits for it only in a worker
+        self.pod_manager.await_xcom_sidecar_container_start(pod, timeout=_XCOM_SECONDS)
         with suppress(ValueError):  # the pod manager wants JSON, and the datakit may have left something else
             text = self.pod_manager.extract_xcom(pod, **arguments)
             self._left = parse_report(None if text.rstrip() == "__airflow_xcom_result_empty__" else text)
