@@ -189,6 +189,19 @@ def test_nothing_but_a_commit_changes_a_lock_and_no_newer_release_undoes_a_rollb
     assert (text, commit) == (promoted.path("prod").read_text(), promoted.git("rev-parse", "HEAD"))
 
 
+def test_no_later_lock_undoes_a_rollback_until_somebody_names_a_release(
+    promoted: Any, datakit: Any, releases: Any
+) -> None:
+    datakit("lock", "int", "sqlserver-bronze@^1")
+    datakit("rollback", "int", "--why", "late flights")
+    releases.publish("sqlserver-bronze", "1.2.0")
+    answer = datakit("lock", "int")
+    assert "nothing to change" in answer.out
+    assert "sqlserver-bronze 1.2.0 is newer than the range 1.0.0 lets in" in answer.out
+    datakit("lock", "int", "sqlserver-bronze@^1")
+    assert "version: 1.2.0" in promoted.path("int").read_text()
+
+
 # Moved tags (scenario 26)
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from datakit.model.project import Project
     from datakit.release.git import GitRepository
     from datakit.release.locks import PinChange
-    from datakit.release.promotion import Planner, Proposal
+    from datakit.release.promotion import Planner
+    from datakit.release.proposal import Proposal
 
 Only = Annotated[
     list[str] | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from datakit.errors import LockRefused, UnknownName
 from datakit.release.git import GitRepository
 from datakit.release.locks import LockFile
-from datakit.release.promotion import Proposal
+from datakit.release.proposal import Proposal
 
 
 def change_lock(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
 
 from datakit.errors import ConfigurationError, LockRefused, RegistryUnavailable, UnknownName
 from datakit.model.environment import Environment
 from datakit.model.lock import Lock, Pin
 from datakit.model.project import Project
 from datakit.release.locks import LockFile, PinChange, compare
+from datakit.release.proposal import Proposal
 from datakit.release.ranges import Range
 from datakit.release.registry import Registry, Release
 from datakit.release.selectors import Selector, check_selectors, select
 from datakit.release.semver import SemVer
-
-_SUBJECT_WIDTH: Final = 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,80 +50,6 @@ class Place:
                 fix="add registry: HOST/PATH",
             )
         return open_one(self.environment.registry)
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A change of one lock, not written yet.
-
-    :ivar action: ``lock``, ``promote`` or ``rollback``.
-    :ivar origin: the environment or the commit that the pins come from.
-    :ivar notes: what a person should know before they agree.
-    """
-
-    action: str
-    before: LockFile
-    after: LockFile
-    origin: str | None
-    why: str | None
-    changes: tuple[PinChange, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def environment(self) -> str:
-        """Whose lock it is."""
-        return self.after.lock.environment
-
-    @property
-    def message(self) -> str:
-        """The commit's message: for people, and in its trailers for programs."""
-        parts = [self._subject(), "\n".join(f"- {change}" for change in self.changes)]
-        if self.why:
-            parts.append(f"Why: {self.why}")
-        trailers = [f"Datakit-Action: {self.action}", f"Datakit-Environment: {self.environment}"]
-        if self.origin:
-            trailers.append(f"Datakit-{'From' if self.action == 'promote' else 'Restores'}: {self.origin}")
-        for change in self.changes:
-            said = f"{change.after.version} {change.after.digest}" if change.after else "none"
-            trailers.append(f"Datakit-Pin: {change.name} {said}")
-        return "\n\n".join([*parts, "\n".join(trailers)]) + "\n"
-
-    @property
-    def diff(self) -> str:
-        """The change of the file, as ``diff -u`` shows it."""
-        name = self.after.path.name
-        lines = difflib.unified_diff(
-            (self.before.text or "").splitlines(keepends=True),
-            (self.after.text or "").splitlines(keepends=True),
-            f"a/{name}" if self.before.text is not None else "/dev/null",
-            f"b/{name}",
-        )
-        return "".join(lines)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as ``--json`` shows it."""
-        return {
-            "action": self.action,
-            "environment": self.environment,
-            "origin": self.origin,
-            "changes": [change.as_json() for change in self.changes],
-            "notes": list(self.notes),
-            "message": self.message,
-            "diff": self.diff,
-        }
-
-    def _subject(self) -> str:
-        releases = sorted({f"{each.datakit} {each.after.version}" for each in self.changes if each.after})
-        gone = sorted({each.datakit for each in self.changes if not each.after})
-        few = ", ".join([*releases, *(f"no {name}" for name in gone)])
-        many = f"{len(self.changes)} pins"
-        form = {
-            "lock": f"Pin {{}} in {self.environment}",
-            "promote": f"Promote {{}} from {self.origin} to {self.environment}",
-            "rollback": f"Roll {self.environment} back to {{}}",
-        }[self.action]
-        subject = form.format(few)
-        return subject if len(subject) <= _SUBJECT_WIDTH else form.format(many)
 
 
 @dataclass
@@ -237,9 +160,9 @@ class Planner:
                         raise
                     self._notes.append(f"not checked with the registry: {error.what}")
                 words = f"rolled back to {revision[:12]}{f': {self.why}' if self.why else ''}"
-                pin = pin.model_copy(
-                    update={"contract": contract, "by": self.by, "at": self.now, "why": words, "seal": None}
-                )
+                # one version as the range: the next datakit lock must not undo what a person has undone
+                said = {"range": pin.version, "by": self.by, "at": self.now, "why": words}
+                pin = pin.model_copy(update={"contract": contract, "seal": None, **said})
             changes[each.warehouse, each.datakit] = pin
         return self._proposal("rollback", place, changes, revision)
 
@@ -283,14 +206,16 @@ class Planner:
         allowed = Range.parse(text)
         tags = registry.tags(f"datakits/{name}")
         versions = [version for tag in tags if (version := SemVer.of_tag(tag)) is not None]
-        best = allowed.best(versions)
+        best, newest = allowed.best(versions), Range.parse("*").best(versions)
+        if best is not None and newest is not None and newest > best:
+            self._notes.append(f"{name} {newest} is newer than the range {text} lets in")
         release = None if best is None else registry.release(name, str(best))
         if release is None:
-            newest = ", ".join(str(version) for version in sorted(versions)[-5:])
+            latest = ", ".join(str(version) for version in sorted(versions)[-5:])
             raise UnknownName(
                 f"there is no release of {name!r} in the range {text!r}",
                 subject=repository,
-                cause=f"the latest ones are {newest}" if newest else "it was never released",
+                cause=f"the latest ones are {latest}" if latest else "it was never released",
                 fix=f"datakit releases {name} shows them; datakit release makes one",
             )
         return release
