@@ -22,8 +22,9 @@ from datakit.errors import (
     ReleaseRefused,
 )
 from datakit.model.project import Project
+from datakit.release.image import Built
 from datakit.release.registry import Registry, open_registry
-from datakit.release.releasing import Built, build, push
+from datakit.release.releasing import build, push
 from datakit.release.verifying import verify
 from datakit.testing.images import push_base_image
 from datakit_lab.registry import Registry as LabRegistry

@@ -15,8 +15,9 @@ from datakit.errors import ReleaseRefused
 
 if TYPE_CHECKING:
     from datakit.model.project import Project
+    from datakit.release.image import Built
     from datakit.release.registry import Release
-    from datakit.release.releasing import Built, Pushed
+    from datakit.release.releasing import Pushed
 
 
 def release(
@@ -43,8 +44,9 @@ def release(
     Run again, it completes what was interrupted.
     """
     from datakit.model.project import Project
+    from datakit.release.gate import compare, refuse_unreproducible, run_tests
     from datakit.release.registry import Release
-    from datakit.release.releasing import attach_missing, build, compare, push, refuse_unreproducible, run_tests
+    from datakit.release.releasing import attach_missing, build, push
 
     began = time.monotonic()
     project = Project.find()

@@ -73,7 +73,7 @@ def show(
     json_: Json = False,
 ) -> None:
     """Show a release: contracts, source datakits, bill of materials, provenance, size."""
-    from datakit.release.releasing import promise_of
+    from datakit.release.attachments import promise_of
     from datakit.release.verifying import provenance_of, sbom_of
 
     with open_chosen(registry, username, password_file, ca_file) as opened:
@@ -162,8 +162,8 @@ def verify(
 
 def released_differences(before: str, after: str) -> tuple[Difference, ...]:
     """Return what the release ``after`` promises differently from the release ``before``, both ``NAME@VERSION``."""
+    from datakit.release.attachments import promise_of
     from datakit.release.contracts import differences
-    from datakit.release.releasing import promise_of
 
     with open_chosen(None, None, None, None) as opened:
         old, new = (find_release(opened, each) for each in (before, after))

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from datakit.errors import ImageCorrupt
+from datakit.release._annotations import Release
 from datakit.release._media import EMPTY, MANIFEST, Json, descriptor, encoded
+from datakit.release.contracts import Promise
 from datakit.release.registry import Registry
 
 CONTRACT: Final = "application/vnd.datakit.contract.v1+json"
@@ -74,3 +76,34 @@ def attached(registry: Registry, repository: str, digest: str, kind: str) -> Ite
         if len(layers) != 1:
             raise ImageCorrupt("the attachment holds not one document", subject=where)
         yield registry.blob(repository, layers[0]["digest"])
+
+
+def promise_of(registry: Registry, release: Release) -> Promise:
+    """Return what a release promises, as it is attached to its image.
+
+    :raises ImageCorrupt: nothing is attached, or not what its manifest says.
+    """
+    repository = f"datakits/{release.name}"
+    where = registry.image(repository, release.digest)
+    hashes: list[str] = []
+    for data in attached(registry, repository, release.digest, CONTRACT):
+        promise = Promise.from_bytes(data, where)
+        if promise.hash == release.contract_hash:
+            return promise
+        hashes.append(promise.hash)
+    if hashes:
+        raise ImageCorrupt(
+            f"the image says that its contract is {release.contract_hash}, and the attached one is {hashes[0]}",
+            subject=where,
+        )
+    raise lost("contract", registry, release)
+
+
+def lost(what: str, registry: Registry, release: Release) -> ImageCorrupt:
+    """Return the error for something that every release has attached, and this one no longer."""
+    return ImageCorrupt(
+        f"no {what} is attached to release {release.version}",
+        subject=registry.image(f"datakits/{release.name}", release.digest),
+        cause="a clean-up of the registry deleted manifests without a tag, or a copy of the image left them out",
+        fix=f"check out {release.revision[:12]} and run datakit release {release.name}, which attaches it again",
+    )

@@ -36,6 +36,7 @@ from datakit.release._annotations import (
 )
 from datakit.release._commit import Commit
 from datakit.release._media import CONFIG, LAYER, MANIFEST, Json, as_oci, descriptor, digest_of, encoded
+from datakit.release.contracts import Difference, Promise
 from datakit.release.registry import Registry
 
 _HOME: Final = "datakit"
@@ -96,6 +97,22 @@ class Image:
     def descriptor(self) -> Json:
         """Its manifest, as what is attached to it names it."""
         return descriptor(MANIFEST, self.manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An image, and what it promises.
+
+    :ivar previous: the release that it follows, which its version is compared with; None if it is the first.
+    :ivar changes: what it promises differently from that one.
+    """
+
+    image: Image
+    promise: Promise
+    commit: Commit
+    folder: Path
+    previous: Release | None = None
+    changes: tuple[Difference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

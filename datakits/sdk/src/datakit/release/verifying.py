@@ -12,9 +12,8 @@ from typing import Any
 from datakit.errors import DatakitError, ImageCorrupt
 from datakit.release._annotations import LAYER_OF, Included, Release
 from datakit.release._provenance import open_envelope, read_statement
-from datakit.release.attachments import PROVENANCE, SBOM, SIGNED_PROVENANCE, attached
+from datakit.release.attachments import PROVENANCE, SBOM, SIGNED_PROVENANCE, attached, lost, promise_of
 from datakit.release.registry import Registry
-from datakit.release.releasing import lost, promise_of
 
 
 @dataclass(frozen=True, slots=True)
