@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from datakit_vault.testing import FakeVault
-
-server = pytest.importorskip("delinea.secrets.server", reason="python-tss-sdk is not installed")
+from delinea.secrets import server
 
 KEYTAB = b"\x05\x02\x00\x00" + bytes(range(256))
 
