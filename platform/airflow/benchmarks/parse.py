@@ -159,7 +159,7 @@ def main() -> None:
                 totals[name] = statistics.median(each["parse"] + each["serialise"] for each in found)
                 ratio = f" ({totals[name] / totals['bare']:.2f} x)" if name == "ours" else ""
                 times = f"{median['import']:.2f} | {median['parse']:.2f} | {median['serialise']:.2f}"
-                print(f"| {runtime} | {name} | {times} | {totals[name]:.2f}{ratio} | {median['bytes']:,.0f} |")
+                say(f"| {runtime} | {name} | {times} | {totals[name]:.2f}{ratio} | {median['bytes']:,.0f} |")
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ class KubernetesRuntime(Model):
     pod_template: Annotated[
         str | None,
         Field(
-            description="A file with a pod that ours is laid over, for what this model has no key for; relative to it"
+            description="A file beside this one with a pod that ours is laid over; .yml, as each .yaml is an environment"
         ),
     ] = None
     xcom_image: Annotated[
