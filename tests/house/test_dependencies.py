@@ -79,7 +79,7 @@ def test_what_is_installed_is_what_is_pinned() -> None:
 def test_no_file_of_ours_names_a_package_registry() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     hosts = re.compile(
-        r"(--(extra-)?index-url|index-url\s*=|registry\s*=|resolved\W+https?:|https?://[^\s/]+/simple\b)"
+        r"(--(extra-)?index-url|index-url\s*=|registry\s*=\s*\W?https?:|resolved\W+https?:|https?://[^\s/]+/simple\b)"
     )
     found = []
     for name in filter(None, listed.split("\0")):
