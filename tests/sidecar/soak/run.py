@@ -100,7 +100,7 @@ class Soak:
             self.faults.most_tries = max(self.faults.most_tries, *tries)
         self.doing = "catching up"
         deadline = time.time() + _CATCH_UP_SECONDS
-        while time.time() < deadline and self.behind():
+        while time.time() < deadline and self.sidecar.exit_code is None and self.behind():
             self._wait(0.2, tick)
 
     def behind(self) -> list[str]:
