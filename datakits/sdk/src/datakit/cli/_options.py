@@ -24,6 +24,7 @@ def _completing(names: Callable[[Project], Iterable[str]]) -> Callable[[str], li
     return complete
 
 
+complete_datakit = _completing(lambda project: project.datakit_files)
 complete_dataset = _completing(lambda project: project.datasets())
 complete_warehouse = _completing(lambda project: project.warehouses())
 complete_environment = _completing(lambda project: project.environments())

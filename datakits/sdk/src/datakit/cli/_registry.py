@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datakit.errors import ConfigurationError, DatakitError, UnknownName
+from datakit.cli._options import complete_datakit
+from datakit.errors import ConfigurationError, UnknownName
 
 if TYPE_CHECKING:
-    from datakit.model.project import Project
     from datakit.release.registry import Registry, Release
 
 _PANEL = "Registry"
@@ -50,21 +49,6 @@ CaFile = Annotated[
         help="Authority of the registry's certificate. [dim]Default: DATAKIT_REGISTRY_CA, else Docker's certs.d[/dim]",
     ),
 ]
-
-
-def _complete_datakit(names: Callable[[Project], list[str]]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        from datakit.model.project import Project
-
-        try:
-            return [name for name in sorted(names(Project.find())) if name.startswith(incomplete)]
-        except DatakitError:  # a broken tree completes nothing; the command will say why
-            return []
-
-    return complete
-
-
-complete_datakit = _complete_datakit(lambda project: list(project.datakit_files))
 Datakit = Annotated[
     str, typer.Argument(metavar="NAME", autocompletion=complete_datakit, help="A datakit of the tree: its name.")
 ]

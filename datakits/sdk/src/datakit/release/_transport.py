@@ -1,8 +1,8 @@
 """HTTP to one registry: TLS, logins, bearer tokens, retries; and what its answers mean for a person.
 
-Why not a client library: the one that is kept well, ``oras`` (0.2.43), compares nothing that it fetched with its digest,
-lists no attachment where a registry lacks the referrers API, bounds no request in time, and puts every failure into a
-``ValueError``. The protocol is small (https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md).
+Why not a client library: the one that is kept well, ``oras`` (0.2.43), compares nothing that it fetched with its
+digest, lists no attachment where a registry lacks the referrers API, bounds no request in time, and puts every failure
+into a ``ValueError``. The protocol is small (https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md).
 """
 
 from __future__ import annotations
