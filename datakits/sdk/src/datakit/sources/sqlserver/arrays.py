@@ -15,7 +15,7 @@ from datakit.sources.sqlserver.type_table import LOB_WIDTH, Field, Guard
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-TARGET_BYTES: Final = 2 * 1024 * 1024
+TARGET_BYTES: Final = 3 * 512 * 1024
 """Bytes of one batch, about. Larger ones take memory, several times for each connection, and were not faster."""
 
 _MOST_ROWS: Final = 65_536

@@ -71,7 +71,7 @@ class SqlServerStream:
         return self._count
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Yield batches of about 2 MiB."""
+        """Yield batches of about 1.5 MiB."""
         rows = 0
         verified: set[str] = set()
         batch = self._begin()
