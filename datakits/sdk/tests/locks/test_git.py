@@ -174,6 +174,15 @@ def test_a_command_that_is_told_to_end_finishes_its_commit_first(promoted: Any, 
     assert (before + 1, "1.1.0", "") == (promoted.count(), version(promoted, "int"), promoted.git("status", "-s"))
 
 
+def test_a_full_disk_leaves_the_lock_as_it_was(promoted: Any) -> None:
+    before = promoted.path("int").read_text()
+    command = [sys.executable, "-m", "datakit", "lock", "int", "sqlserver-bronze@1.1.0"]
+    full = subprocess.run(["prlimit", "--fsize=500", *command], capture_output=True, text=True, check=False)
+    assert 78 == full.returncode
+    assert "it cannot be written: File too large; nothing was changed" in full.stderr
+    assert (before, "") == (promoted.path("int").read_text(), promoted.git("status", "-s"))
+
+
 def test_environments_of_another_repository_are_changed_there(
     promoted: Any, datakit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,18 @@ def test_the_history_says_who_pinned_what_when_and_why(promoted: Any, datakit: A
     assert 1 == len(datakit("history", "prod", "-n", "1", "--json").json["changes"])
 
 
+def test_a_long_history_is_numbered_through(promoted: Any, datakit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datakit.release import history
+
+    datakit("lock", "int", "sqlserver-bronze@1.0.1")
+    datakit("lock", "int", "sqlserver-bronze@1.1.0")
+    whole = datakit("history", "int", "--json").json
+    assert [2, 2, 3] == [len(each["changes"]) for each in whole["changes"]]
+    for at_once in (1, 2, 3):
+        monkeypatch.setattr(history, "_AT_ONCE", at_once)
+        assert whole == datakit("history", "int", "--json").json
+
+
 def test_a_change_by_hand_stands_out_in_the_history(promoted: Any, datakit: Any) -> None:
     promoted.edit("prod", "version: 1.0.0", "version: 1.0.9")
     promoted.commit("Quick fix")

@@ -51,6 +51,8 @@ def history(
     json_: Json = False,
 ) -> None:
     """List the changes of a lock, the latest first, with the number and the commit that datakit rollback takes."""
+    from itertools import islice
+
     from datakit.model.lock import lock_path
     from datakit.model.project import Project
     from datakit.release.git import GitRepository
@@ -60,7 +62,7 @@ def history(
     project.environment(environment)
     path = lock_path(project.environment_files[environment].path)
     repository = GitRepository.around(path.parent)
-    entries = lock_history(repository, path, environment, limit=limit)
+    entries = list(islice(lock_history(repository, path, environment), limit))
     shallow = repository.is_shallow()
     if json_:
         print_json({"environment": environment, "shallow": shallow, "changes": [entry.as_json() for entry in entries]})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Final
 
 from datakit.errors import DatakitError, UnknownName
@@ -201,9 +202,11 @@ class Auditor:
             self._lacks("lock", "there is no Git repository here", "run it in a clone of the tree")
             return None
         history = lock_history(self.repository, place.lock.path, name)
-        before = [entry for entry in history if entry.commit.time <= found.report.started_at]
-        holding = [entry for entry in before if _has(entry, house, kit, version)]
-        if not holding:
+        before = (entry for entry in history if entry.commit.time <= found.report.started_at)
+        latest = next(before, None)
+        earlier = chain([latest] if latest else [], before)
+        holding = next((entry for entry in earlier if _version(entry, house, kit) == version), None)
+        if latest is None or holding is None:
             shallow = self.repository.is_shallow()
             self._lacks(
                 "lock",
@@ -213,7 +216,7 @@ class Auditor:
                 else "see which image ran: its container's record",
             )
             return None
-        change = _set_by(history, holding[0], house, kit)
+        change = next((entry for entry in chain([holding], earlier) if _sets(entry, house, kit)), holding)
         pin = change.lock.pin(house, kit) if change.lock else None
         if pin is None:
             return None
@@ -227,10 +230,10 @@ class Auditor:
             digest=pin.digest,
             by_command=change.is_by_command,
         )
-        if holding[0] is not before[0]:
+        if holding is not latest:
             self._lacks(
                 "deployment",
-                f"when the run began, the lock pinned {_version(before[0], house, kit)} already",
+                f"when the run began, the lock pinned {_version(latest, house, kit)} already",
                 "the Airflow image of then held an earlier lock; see when it was deployed",
             )
         return pin
@@ -325,21 +328,13 @@ def _words(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _has(entry: LockChange, house: str, kit: str, version: str) -> bool:
-    return _version(entry, house, kit) == version
-
-
 def _version(entry: LockChange, house: str, kit: str) -> str | None:
     pin = entry.lock.pin(house, kit) if entry.lock else None
     return pin.version if pin else None
 
 
-def _set_by(history: tuple[LockChange, ...], holding: LockChange, house: str, kit: str) -> LockChange:
-    """Return the change, ``holding`` or an earlier one, that set the pin which that one holds."""
-    for entry in history[holding.number :]:
-        if any((each.warehouse, each.datakit) == (house, kit) for each in entry.changes):
-            return entry
-    return holding
+def _sets(entry: LockChange, house: str, kit: str) -> bool:
+    return any((each.warehouse, each.datakit) == (house, kit) for each in entry.changes)
 
 
 def _credentials_of(project: Project, place: Place, found: FoundReport) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from datakit.errors import AccessDenied, ConfigurationError, ImageCorrupt, TemporaryError
@@ -103,7 +104,7 @@ def _in_git(place: Place, repository: GitRepository) -> Iterator[Drift]:
             "the lock has changes that are not committed",
             f"git diff HEAD -- {path}; commit them through datakit lock, or git restore {path}",
         )
-    for entry in lock_history(repository, path, name, limit=_COMMITS_LOOKED_AT):
+    for entry in islice(lock_history(repository, path, name), _COMMITS_LOOKED_AT):
         if entry.is_by_command:
             break
         if entry.changes:

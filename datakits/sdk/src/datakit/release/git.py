@@ -141,13 +141,12 @@ class GitRepository:
         """Return the hash of a commit, a tag or a branch; None if there is none."""
         return self._said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{revision}^{{commit}}") or None
 
-    def log(self, path: Path, *, limit: int | None = None) -> tuple[LoggedCommit, ...]:
+    def log(self, path: Path) -> tuple[LoggedCommit, ...]:
         """Return the commits that changed a file, the latest first."""
         if self.head() is None:
             return ()
-        more = [f"--max-count={limit}"] if limit else []
         form = "%x1e" + "%x1f".join(_FIELDS)
-        listed = self._must("log", *more, f"--format={form}", "--date-order", "--", self.name_of(path))
+        listed = self._must("log", f"--format={form}", "--date-order", "--", self.name_of(path))
         return tuple(_logged(entry) for entry in listed.split("\x1e")[1:])
 
     def commit_of(self, revision: str) -> LoggedCommit | None:
@@ -193,7 +192,11 @@ class GitRepository:
         :raises TemporaryError: another one does not end.
         """
         file = self.root / self._must("rev-parse", "--git-path", "datakit.lock").strip()
-        with file.open("w") as opened:
+        try:
+            opened_file = file.open("w")
+        except OSError as error:
+            raise _unwritable(file, error) from None
+        with opened_file as opened:
             give_up = monotonic() + _PATIENCE_SECONDS
             while not _try_lock(opened):
                 if monotonic() > give_up:
@@ -218,18 +221,22 @@ class GitRepository:
                 _replace(path, text.encode())
                 self._checked(path, "add", "--", name)
                 self._checked(path, "commit", "--quiet", "--only", "-F", "-", "--", name, given=message.encode())
-            except BaseException:
+            except BaseException as error:
                 if self.head() == head:  # else it was committed, and only what followed failed
                     self._undo(path, name, before)
+                if isinstance(error, OSError):
+                    raise _unwritable(path, error) from None
                 raise
         return self._must("rev-parse", "HEAD").strip()
 
     def _undo(self, path: Path, name: str, before: bytes | None) -> None:
+        now = path.read_bytes() if path.exists() else None
         if before is None:
             path.unlink(missing_ok=True)
             self._run("rm", "--cached", "--quiet", "--ignore-unmatch", "--", name)
         else:
-            _replace(path, before)
+            if now != before:
+                _replace(path, before)
             self._run("reset", "--quiet", "--", name)
 
     def _checked(self, path: Path, *arguments: str, given: bytes | None = None) -> None:
@@ -311,6 +318,15 @@ def _logged(entry: str) -> LoggedCommit:
 def _printable(text: str) -> str:
     """Replace bytes that were never UTF-8, as old commits have them; no terminal and no JSON takes them."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"it cannot be written: {error.strerror}; nothing was changed",
+        subject=str(path),
+        cause="the disk is full, or the folder is another user's",
+        fix=f"look at it: df {path.parent}; ls -ld {path.parent}",
+    )
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from datakit.errors import InvalidFile
 from datakit.model.lock import Lock
 from datakit.release.git import GitRepository, LoggedCommit
 from datakit.release.locks import LockFile, PinChange, compare
+
+_AT_ONCE: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +59,18 @@ class LockChange:
         }
 
 
-def lock_history(
-    repository: GitRepository, path: Path, environment: str, *, limit: int | None = None
-) -> tuple[LockChange, ...]:
-    """Return the changes of a lock, the latest first."""
-    log = repository.log(path, limit=None if limit is None else limit + 1)
-    texts = repository.contents([commit.revision for commit in log], path)
-    locks = [_lock(text, environment, path, commit) for commit, text in zip(log, texts, strict=True)]
-    entries = tuple(_entries(log, locks, environment))
-    return entries if limit is None else entries[:limit]
-
-
-def _entries(log: tuple[LoggedCommit, ...], locks: list[Lock | None], environment: str) -> Iterator[LockChange]:
+def lock_history(repository: GitRepository, path: Path, environment: str) -> Iterator[LockChange]:
+    """Yield the changes of a lock, the latest first; as many locks are read as are asked for."""
+    log = repository.log(path)
     empty = Lock(environment=environment)
-    for number, (commit, (lock, before)) in enumerate(zip(log, pairwise([*locks, empty]), strict=True)):
-        changes = compare(before or empty, lock or empty)
-        yield LockChange(number, commit, commit.trailer("Datakit-Action"), changes, lock)
+    for start in range(0, len(log), _AT_ONCE):
+        part = log[start : start + _AT_ONCE + 1]  # one more, to compare the last one with
+        texts = repository.contents([commit.revision for commit in part], path)
+        locks = [_lock(text, environment, path, commit) for commit, text in zip(part, texts, strict=True)]
+        for number, (commit, (lock, before)) in enumerate(zip(part, pairwise([*locks, empty]), strict=True)):
+            if number < _AT_ONCE:
+                changes = compare(before or empty, lock or empty)
+                yield LockChange(start + number, commit, commit.trailer("Datakit-Action"), changes, lock)
 
 
 def _lock(text: str | None, environment: str, path: Path, commit: LoggedCommit) -> Lock | None:
