@@ -64,6 +64,6 @@ def test_a_server_that_rotated_its_own_password_refuses_tickets_from_before_and_
     reader.domain.service_tickets(reader.name, reader.keytab, reader.ccache, *services)
     reader.domain.rotate("svc-sql")
     reader.domain.keytab(ingestion.server.control.with_name("keytab"), "svc-sql")
-    ingestion.run().is_refused("LoginRefused", 77, "untrusted domain")
+    ingestion.run().is_refused("LoginRefused", 77, "untrusted domain", "new key")
     reader.domain.service_tickets(reader.name, reader.keytab, reader.ccache, *services)
     ingestion.loaded()

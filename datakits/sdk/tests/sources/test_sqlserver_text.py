@@ -233,6 +233,7 @@ def test_slices_touch_without_overlap_and_stay_open_outside(low: int, span: int,
     ("message", "kind", "holds"),
     [
         ("Login failed for user 'x'.", "LoginRefused", "CREATE LOGIN"),
+        ("Login failed. The login is from an untrusted domain and cannot be used", "LoginRefused", "new ticket"),
         ('Cannot open database "Ops" requested by the login. The login failed.', "LoginRefused", "'Ops'"),
         ("The SELECT permission was denied on the object 'Flights'", "LoginRefused", "GRANT SELECT"),
         ("Invalid object name 'ops.Flight'.", "LoginRefused", "sys.objects"),

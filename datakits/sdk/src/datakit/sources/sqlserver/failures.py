@@ -107,6 +107,18 @@ def _login_refused(message: str, place: Place) -> DatakitError:
     )
 
 
+def _ticket_not_understood(message: str, place: Place) -> DatakitError:
+    if place.system.user:
+        return _login_refused(message, place)
+    return LoginRefused(
+        f"the server does not accept the ticket: {message}",
+        subject=place.server,
+        cause="the server's own account was given a new key after the ticket was issued, its SPN belongs to another "
+        "account, or it does not trust the principal's domain",
+        fix="get a new ticket (kill -USR1 the sidecar, or kinit); if that does not help: setspn -Q MSSQLSvc/HOST:PORT",
+    )
+
+
 def _database_refused(message: str, place: Place) -> DatakitError:
     return LoginRefused(
         f"the database {place.system.database!r} cannot be opened: {message}",
@@ -319,7 +331,8 @@ _RULES: Final[tuple[tuple[str, Build], ...]] = (
     (r"SSL Provider|encryption not supported|TLS", _encryption_differs),
     (r"Packet size change not supported", _login_broken_off),  # the driver shows only the first of its messages
     (r"Cannot open database|not able to access the database", _database_refused),  # 4060, 916
-    (r"Login failed|untrusted domain", _login_refused),  # 18456, 18452
+    (r"untrusted domain", _ticket_not_understood),  # 18452
+    (r"Login failed", _login_refused),  # 18456
     (r"permission was denied", _permission_denied),  # 229, 230
     (r"snapshot isolation is not allowed", _snapshot_refused),  # 3952
     (r"Name or service not known|Temporary failure in name resolution|0x2AF9|No address associated", _host_unknown),
