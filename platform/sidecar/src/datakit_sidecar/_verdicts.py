@@ -143,8 +143,10 @@ _KNOWN: Final[dict[int, _Verdict]] = {
     12: (
         PolicyRefused,
         "the KDC's policy refuses",
-        "the account was disabled after its ticket was issued, may not log on from here or now (logon hours, "
-        "authentication policy), or is a protected user",
+        (
+            "the account was disabled after its ticket was issued, may not log on from here or now (logon hours, "
+            "authentication policy), or is a protected user"
+        ),
         "look at the KDC's log for {account}",
     ),
     13: (TicketEnded, "the KDC does not renew this ticket", "it is not renewable, or no longer", _ENDED),
