@@ -84,6 +84,15 @@ def test_what_would_refer_to_nothing_is_refused_and_the_next_step_named(
     assert [] == list(tmp_path.iterdir())
 
 
+def test_the_folder_that_datakit_home_names_becomes_the_tree(
+    tmp_path: Path, datakit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAKIT_HOME", str(tmp_path / "home"))
+    assert 0 == datakit("new", "source", "shop-source").code
+    assert {"shop-source"} == set(Project.find().sources())
+    assert ["home"] == [path.name for path in tmp_path.iterdir()]
+
+
 def test_a_bronze_datakit_includes_what_it_is_told_to(tree: Tree, datakit: Any) -> None:
     assert 0 == datakit("new", "source", "shop-source", "--system", "memory").code
     assert 0 == datakit("new", "bronze", "shop-bronze", "--system", "memory", "--includes", "shop-source").code

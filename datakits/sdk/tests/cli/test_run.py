@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from datakit.errors import Interrupted
 
 from .conftest import Tree, flights
 
@@ -225,6 +226,27 @@ def test_json_prints_the_report_of_a_single_dataset_that_fails_too(tree: Tree, d
     result = datakit("run", *FLIGHTS, "--json")
     assert ("airline.flights", "failed", 77, "LoginRefused") == seen(json.loads(result.out))
     assert "LoginRefused" == json.loads(result.err.splitlines()[-1])["error"]["type"]
+
+
+def test_a_run_of_a_warehouse_that_is_stopped_lists_what_was_done_and_begins_nothing_more(
+    tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datakit import ingest
+
+    begun: list[str] = []
+    opened = ingest.open_source
+
+    def stopped(*arguments: Any, **more: Any) -> Any:
+        if begun:
+            raise Interrupted("SIGTERM arrived; the warehouse is as it was")
+        begun.append("flights")
+        return opened(*arguments, **more)
+
+    monkeypatch.setattr(ingest, "open_source", stopped)
+    tree.replace(WAREHOUSE, "airline.planes]", "airline.planes, airline.cars]")
+    result = datakit(*ALL, "--json")
+    assert ["loaded", "failed"] == [report["status"] for report in json.loads(result.out)]
+    assert (75, True) == (result.code, "SIGTERM" in result.err)
 
 
 def test_of_several_failures_one_that_a_retry_helps_decides_the_exit_code(tree: Tree, datakit: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -97,6 +98,11 @@ def _tree_around(into: Path | None) -> Project | None:
         return None
 
 
+def _new_root() -> Path:
+    """Return the folder that becomes a tree where there is none yet."""
+    return Path(os.environ.get("DATAKIT_HOME") or Path.cwd()).resolve()
+
+
 def _place(folder: str, name: str, into: Path | None, project: Project | None) -> tuple[Path, Path]:
     """Return the new folder, and the root of its tree: the folder itself where it will be alone."""
     if into is not None:
@@ -109,7 +115,7 @@ def _place(folder: str, name: str, into: Path | None, project: Project | None) -
             subject=str(project.root),
             fix=f"go to the folder that shall hold both, or name one: datakit new … --into {project.root.parent}",
         )
-    root = project.root if project is not None else Path.cwd()
+    root = project.root if project is not None else _new_root()
     return root / folder / name, root
 
 
@@ -120,12 +126,12 @@ def _included(project: Project | None, system: str, asked: list[str], *, alone: 
     """
     here = {} if project is None or alone else project.sources()
     if not alone and (unknown := [name for name in asked if name not in here]):
-        raise UnknownName.of("source datakit", unknown[0], here, where=str(project.root if project else Path.cwd()))
+        raise UnknownName.of("source datakit", unknown[0], here, where=str(project.root if project else _new_root()))
     names = asked or [name for name, source in here.items() if source.manifest.system == system]
     if not names and not alone:
         raise ConfigurationError(
             f"there is no source datakit for {system} here that a bronze datakit could include",
-            subject=str(project.root if project else Path.cwd()),
+            subject=str(project.root if project else _new_root()),
             fix="begin with one: datakit new source NAME",
         )
     return {"sources": "\n".join(f"  - datakit: {name}" for name in names or ["example-source"])}
@@ -143,7 +149,7 @@ def _taken(project: Project | None, *, alone: bool) -> dict[str, str]:
     if not alone:
         raise ConfigurationError(
             "there is no bronze datakit here whose datasets a warehouse could take",
-            subject=str(project.root if project else Path.cwd()),
+            subject=str(project.root if project else _new_root()),
             fix="begin with one: datakit new bronze NAME",
         )
     return {"bronze": "sqlserver-bronze", "datasets": "example.example"}
@@ -164,7 +170,7 @@ def _make_environment(name: str, project: Project | None, into: Path | None) -> 
     from datakit.cli._templates import schema_line, write_missing_schemas
     from datakit.model import yaml
 
-    root = project.root if project is not None else Path.cwd()
+    root = project.root if project is not None else _new_root()
     folder = project.environment_folders[-1] if project is not None else root / "warehouses" / "environments"
     target = (into.resolve() if into is not None else folder) / f"{name}.yaml"
     _check_free(target)
