@@ -260,3 +260,14 @@ def test_an_unknown_service_does_not_hold_back_the_others(house: Any) -> None:
     from datakit.credentials.tickets import check_ticket
 
     assert check_ticket("svc-datakit@LAB.TEST", ["MSSQLSvc/sql01.lab.test:1433"], name=str(house.cache)) is not None
+
+
+def test_an_end_goes_on_where_a_published_folder_has_become_something_else(volume: Path) -> None:
+    published = publisher(volume)
+    published.publish_secret(volume / "secrets/finance-db", "password", Secret(b"x"))
+    (volume / "tickets").rename(volume / "moved")
+    (volume / "tickets").write_text("no folder")
+
+    assert published.close(destroy=True) == 1
+
+    assert not (volume / "secrets").exists()

@@ -164,7 +164,8 @@ class Publisher:
                         path.unlink()
                         removed += 1
                 for folder in self._locked:
-                    (folder / _LOCK).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        (folder / _LOCK).unlink()
                 for folder in reversed(self._folders):
                     with contextlib.suppress(OSError):  # somebody else's files are in it
                         folder.rmdir()
