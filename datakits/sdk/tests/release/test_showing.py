@@ -280,3 +280,14 @@ def test_help_needs_neither_the_network_s_library_nor_the_models() -> None:
     script = "import sys, datakit.cli; print([n for n in ('urllib3', 'pydantic', 'pyarrow') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("missing", ["urllib3", "cryptography"])
+def test_a_missing_library_names_the_extra_that_brings_it(
+    tree: Tree, address: str, keys: dict[str, Path], missing: str
+) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; from datakit.cli import main; main()"
+    command = ["release", "airline-source", "--key", str(keys["ours private"])]
+    done = subprocess.run([sys.executable, "-c", script, *command], cwd=tree.root, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert "pip install 'datakit[release]'" in done.stderr
