@@ -140,6 +140,14 @@ def test_the_pod_has_what_the_environment_says(house: House) -> None:
     assert environment["DATAKIT_REPORT"] == "/airflow/xcom/return.json"
 
 
+def test_the_sidecar_may_use_a_whole_core_to_start(house: House) -> None:
+    [sidecar] = rendered(house)["spec"]["initContainers"]
+    assert sidecar["resources"] == {
+        "requests": {"cpu": "100m", "memory": "64Mi"},
+        "limits": {"cpu": "1000m", "memory": "64Mi"},
+    }
+
+
 def test_no_variable_comes_from_a_secret(house: House) -> None:
     spec = rendered(house)["spec"]
     for item in [*spec["containers"], *spec["initContainers"]]:

@@ -160,7 +160,7 @@ class KubernetesRuntime(Model):
     pod_template: Annotated[
         str | None,
         Field(
-            description="A file beside this one with a pod that ours is laid over; .yml, as each .yaml is an environment"
+            description="A file beside this one, a pod that ours is laid over; .yml, for each .yaml is an environment"
         ),
     ] = None
     xcom_image: Annotated[
@@ -178,7 +178,7 @@ class SidecarRuntime(Model):
     image: Annotated[str, Field(min_length=1)]
     config_map: Annotated[KebabName, Field(description="The ConfigMap whose key sidecar.yaml is its configuration")]
     bootstrap_secret: Annotated[KebabName, Field(description="The Secret with the vault's credential, for it alone")]
-    cpu: Annotated[float, Field(gt=0)] = 0.1
+    cpu: Annotated[float, Field(gt=0, description="Cores that it is sure of; to start, it may use one")] = 0.1
     memory: Memory = "64Mi"
 
 

@@ -73,7 +73,7 @@ class PodParts:
                 # not the probe but the operator gives up, and then says what the sidecar said
                 failure_threshold=86400,
             ),
-            resources=_limits(sidecar.cpu, sidecar.memory),
+            resources=_limits(sidecar.cpu, sidecar.memory, burst=1),
             security_context=self.container_security(),
             volume_mounts=[
                 k8s.V1VolumeMount(name="datakit-credentials", mount_path=SHARED),
@@ -141,6 +141,8 @@ class PodParts:
         return sidecar
 
 
-def _limits(cpu: float, memory: str) -> k8s.V1ResourceRequirements:
-    amounts = {"cpu": f"{round(cpu * 1000)}m", "memory": memory}
-    return k8s.V1ResourceRequirements(requests=amounts, limits=amounts)
+def _limits(cpu: float, memory: str, *, burst: float = 0) -> k8s.V1ResourceRequirements:
+    """Return requests that are limits, but for the processors of who needs many only for a moment: to start."""
+    requests = {"cpu": f"{round(cpu * 1000)}m", "memory": memory}
+    limits = {"cpu": f"{round(max(cpu, burst) * 1000)}m", "memory": memory}
+    return k8s.V1ResourceRequirements(requests=requests, limits=limits)

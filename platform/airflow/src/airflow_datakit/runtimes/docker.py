@@ -63,8 +63,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         try:
             self._reach_engine()
             self._sweep(context)
-            self._pull()
-            self._check_image()
+            self._check_image(self._image() or self._pulled())
             self._check_credentials()
             self.environment = self.variables_for(context, report=REPORT, tickets=TICKETS, secrets=SECRETS)
             self.labels = self._labels(context)
@@ -90,7 +89,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
     def _reach_engine(self) -> None:
         """Connect, and find out why not: the real hook says only that it could not."""
         problems.check_socket(str(self.docker_url))
-        self.cli.version()
+        _ = self.cli  # connects, and pings
 
     def _sweep(self, context: Context) -> None:
         """Remove containers that nobody looks after: of earlier tries of this task, of dead workers of this machine.
@@ -106,10 +105,14 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
                 self.log.warning("removing container %s, which %s left behind", found["Id"][:12], reason)
                 self._remove(found["Id"])
 
-    def _pull(self) -> None:
-        with suppress(ImageNotFound):
-            self.cli.inspect_image(self.image)
-            return
+    def _image(self) -> dict[str, Any] | None:
+        try:
+            image: dict[str, Any] = self.cli.inspect_image(self.image)
+        except ImageNotFound:
+            return None
+        return image
+
+    def _pulled(self) -> dict[str, Any]:
         self.log.info("pulling %s", self.image)
         try:
             for answer in self.cli.pull(self.image, stream=True, decode=True):
@@ -118,9 +121,11 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         except APIError as error:
             raise problems.of_pull(str(error.explanation or error), self.image) from None
         self.log.info("pulled %s", self.image)
+        image: dict[str, Any] = self.cli.inspect_image(self.image)
+        return image
 
-    def _check_image(self) -> None:
-        user = str(self.cli.inspect_image(self.image)["Config"].get("User") or "")
+    def _check_image(self, image: dict[str, Any]) -> None:
+        user = str(image["Config"].get("User") or "")
         if user.partition(":")[0] in {"", "0", "root"}:
             raise ConfigurationError(
                 "the image runs as root",
@@ -252,7 +257,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             return file.read() if file else None
 
     def _remove(self, container: str) -> None:
-        with suppress(NotFound, APIError):  # somebody else may remove it at the same time
+        with suppress(APIError):  # somebody else may remove it at the same time
             self.cli.stop(container, timeout=self._grace)
             self.cli.remove_container(container, force=True, v=True)
 
