@@ -79,6 +79,20 @@ def of_a_row_that_changed_while_it_was_read_the_newest_version_counts(case: Ware
             same([run_id] * 4, [value for (value,) in rows_of(case, "_dk_run_id") or []])
 
 
+def a_column_may_be_called_rowid(case: WarehouseCase) -> None:
+    """What a warehouse numbers its own rows with is no name that a source could not have."""
+    columns = (ID, column("rowid", "int64"), column("version", "int64"))
+    wanted = request(case, "a", LoadMode.MERGE, columns=columns, key=["id"], versions=Versions("version", 10))
+    with opened(case) as warehouse:
+        run(warehouse, wanted, [(1, 500, 1), (2, 7, 1), (3, 1, 1)])
+        again = replace(wanted, run_id="b", base_sequence=1)
+        same(2, run(warehouse, again, [(2, 9, 5), (2, 500, 12), (4, 1, 11)]).rows_applied)
+        same([(1, 500), (2, 500), (3, 1), (4, 1)], rows_of(case, "id", "rowid"))
+        narrow = replace(again, run_id="c", base_sequence=2, columns=(ID, column("version", "int64")))
+        run(warehouse, narrow, [(3, 13), (5, 13)])
+        same([(1, 500), (2, 500), (3, 1), (4, 1), (5, None)], rows_of(case, "id", "rowid"))
+
+
 def versions_are_compared_in_the_type_of_their_column(case: WarehouseCase) -> None:
     """The bound has the cursor's own type, whichever it is."""
     early, late, later = (
@@ -135,6 +149,7 @@ LAWS: tuple[Law, ...] = (
     a_key_that_is_none_is_refused,
     a_table_whose_key_is_not_unique_is_not_merged_into,
     of_a_row_that_changed_while_it_was_read_the_newest_version_counts,
+    a_column_may_be_called_rowid,
     versions_are_compared_in_the_type_of_their_column,
     rows_that_share_a_key_and_are_no_versions_are_refused,
 )

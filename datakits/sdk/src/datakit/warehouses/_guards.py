@@ -78,28 +78,26 @@ def keep_newest(
     request: LoadRequest,
     versions: Versions,
     staging: TableName,
-    *,
-    row: str,
     native_type: Callable[[DataType], str],
 ) -> None:
     """Delete staged rows that a newer version of the same row has superseded; see :class:`Versions`.
 
-    For a load whose key was found to have duplicates: it costs another pass over the keys.
+    For a load whose key was found to have duplicates: it costs another pass over the keys. Rows are told apart by key
+    and cursor, and not by ``rowid`` or ``ctid``, which may be the name of a column.
 
-    :param row: the column that tells rows of this warehouse apart: ``rowid``, ``ctid``.
     :raises InvalidKey: rows of one key are left, or a key is NULL.
     """
     key, cursor, table = quote_all(request.key), quote(versions.column), qualified(staging)
     type_ = next(column.type for column in request.columns if column.name == versions.column)
     bound = versions.changed_after
     execute(
-        f"DELETE FROM {table} WHERE {row} IN (SELECT place FROM ("
-        f"SELECT {row} AS place, {cursor} IS NOT NULL AS known, "
-        f"rank() OVER (PARTITION BY {key} ORDER BY {cursor} DESC NULLS LAST) AS newest, "
-        f"count(*) OVER (PARTITION BY {key}) AS several, count(*) OVER (PARTITION BY {key}, {cursor}) AS alike, "
+        f"DELETE FROM {table} WHERE ({key}, {cursor}) IN (SELECT {key}, {cursor} FROM ("
+        f"SELECT {key}, {cursor}, rank() OVER (PARTITION BY {key} ORDER BY {cursor} DESC NULLS LAST) AS _dk_newest, "
+        f"count(*) OVER (PARTITION BY {key}) AS _dk_all, count(*) OVER (PARTITION BY {key}, {cursor}) AS _dk_alike, "
         f"sum(CASE WHEN {cursor} > CAST($1 AS {native_type(type_)}) THEN 1 ELSE 0 END) OVER (PARTITION BY {key}) "
-        f"AS changed FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} GROUP BY {key} HAVING count(*) > 1)"
-        ") AS versions WHERE known AND newest > 1 AND alike = 1 AND changed >= several - 1)",
+        f"AS _dk_changed FROM {table} "
+        f"WHERE ({key}) IN (SELECT {key} FROM {table} GROUP BY {key} HAVING count(*) > 1)"
+        ") AS versions WHERE _dk_newest > 1 AND _dk_alike = 1 AND _dk_changed >= _dk_all - 1)",
         (bound if isinstance(bound, bytes) else str(bound),),
     )
     check_key(execute, request, staging, "the load")

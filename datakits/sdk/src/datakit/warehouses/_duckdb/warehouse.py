@@ -201,7 +201,7 @@ def _check_staged_key(execute: Execute, request: LoadRequest, staging: TableName
     except InvalidKey:
         if request.versions is None:
             raise
-        keep_newest(execute, request, request.versions, staging, row="rowid", native_type=catalog.native_type)
+        keep_newest(execute, request, request.versions, staging, catalog.native_type)
         rows = execute(f"SELECT count(*) FROM {qualified(staging)}", ())[0][0]
     return rows
 
@@ -220,16 +220,18 @@ def _alter(execute: Execute, table: TableName, changes: TableChanges) -> None:
 
 
 def _merge(execute: Execute, request: LoadRequest, staging: TableName, state: TableState, rows: int) -> None:
-    """Insert the load's rows, then delete those that they replace.
+    """Delete the rows that the load replaces, and insert the load's.
 
     An UPDATE, or MERGE INTO, keeps the former values of every row in memory until the commit, which no memory_limit
-    survives for a large load; inserted rows go to the file at once, and a deleted one costs a few bits.
+    survives for a large load; inserted rows go to the file at once, and a deleted one costs a few bytes.
     """
     target, source = qualified(request.table), qualified(staging)
     names = [column.name for column in wanted_columns(request)]
     others = [column.name for column in (*state.columns, *state.metadata) if column.name not in names]
     same = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in request.key)
-    if catalog.belongings(execute, request.table):  # a unique index would refuse the new row while the old one is there
+    # a unique index would refuse the new row while the old one is there; and a column may be called rowid
+    by_statement = catalog.belongings(execute, request.table) or (others and "rowid" in map(str.lower, others + names))
+    if by_statement:
         update = ", ".join(f"{quote(name)} = s.{quote(name)}" for name in names if name not in request.key)
         execute(
             f"MERGE INTO {target} AS t USING {source} AS s ON {same} "
@@ -237,23 +239,31 @@ def _merge(execute: Execute, request: LoadRequest, staging: TableName, state: Ta
             + f"WHEN NOT MATCHED THEN INSERT ({quote_all(names)}) VALUES ({quote_all(names, 's.')})",
             (),
         )
-        return
-    newest_row = execute(f"SELECT coalesce(max(rowid), -1) FROM {target}", ())[0][0]
-    if others:  # what the load does not bring stays as it was
+    elif others:  # what the load does not bring stays as it was: new rows take it from the old ones first
+        last = execute(f"SELECT coalesce(max(rowid), -1) FROM {target}", ())[0][0]
         execute(
             f"INSERT INTO {target} ({quote_all([*names, *others])}) "
             f"SELECT {quote_all(names, 's.')}, {quote_all(others, 't.')} "
             f"FROM {source} AS s LEFT JOIN {target} AS t ON {same}",
             (),
         )
+        _delete_replaced(execute, request, staging, rows, f"t.rowid <= {last} AND ")
     else:
+        _delete_replaced(execute, request, staging, rows)
         execute(f"INSERT INTO {target} ({quote_all(names)}) SELECT {quote_all(names)} FROM {source}", ())
+
+
+def _delete_replaced(
+    execute: Execute, request: LoadRequest, staging: TableName, rows: int, condition: str = ""
+) -> None:
+    """Delete rows of the table whose key the load has, a part of the keys at a time."""
+    same = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in request.key)
     parts = -(-rows // _KEYS_AT_ONCE)
     for part in range(parts):
-        of_part = [f"hash({quote_all(request.key, alias)}) % {parts} = {part}" for alias in ("t.", "s.")]
-        in_target, in_source = (f" AND {each}" if parts > 1 else "" for each in of_part)
+        of_part = [f" AND hash({quote_all(request.key, alias)}) % {parts} = {part}" for alias in ("t.", "s.")]
+        in_target, in_source = of_part if parts > 1 else ("", "")
         execute(
-            f"DELETE FROM {target} AS t WHERE t.rowid <= $1{in_target} "
-            f"AND EXISTS (SELECT 1 FROM {source} AS s WHERE {same}{in_source})",
-            (newest_row,),
+            f"DELETE FROM {qualified(request.table)} AS t WHERE {condition}EXISTS "
+            f"(SELECT 1 FROM {qualified(staging)} AS s WHERE {same}{in_source}){in_target}",
+            (),
         )

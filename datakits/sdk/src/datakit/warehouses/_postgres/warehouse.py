@@ -193,7 +193,7 @@ class PostgresWarehouse:
         try:
             if versions is not None:
                 _check_held(rows, execute(f"SELECT count(*) FROM {qualified(staging)}", ())[0][0])
-                keep_newest(execute, request, versions, staging, row="ctid", native_type=catalog.native_type)
+                keep_newest(execute, request, versions, staging, catalog.native_type)
             applied = apply(execute, request, staging)
             if versions is None:
                 _check_held(rows, applied)
