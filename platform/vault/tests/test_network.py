@@ -67,6 +67,15 @@ def test_a_private_authority_is_trusted_if_its_file_is_named(
         assert vault.read(SVC, "keytab").reveal() == KEYTAB
 
 
+def test_the_keys_of_a_session_are_written_nowhere(
+    secure: FakeVault, lab_certificate: ServerCertificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    with Vault(secure.settings(tmp_path, ca_file=lab_certificate.authority)) as vault:
+        vault.read(SVC, "keytab")
+    assert not (tmp_path / "keys").exists()
+
+
 def test_without_that_file_the_certificate_is_refused_and_no_credential_sent(secure: FakeVault, tmp_path: Path) -> None:
     with Vault(secure.settings(tmp_path), retry=ONCE) as vault, pytest.raises(errors.CertificateRefused) as caught:
         vault.login()

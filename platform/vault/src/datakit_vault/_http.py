@@ -247,8 +247,13 @@ def _headers(request: Request) -> dict[str, str]:
 def _trust(settings: VaultSettings) -> ssl.SSLContext:
     ca_file = settings.ca_file
     problem: str | None = None
+    # As ssl.create_default_context makes it, which would also write the keys of every session where SSLKEYLOGFILE says.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        if ca_file is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(str(ca_file))
     except ssl.SSLError:
         problem = "holds no certificate in PEM"
     except OSError as error:
