@@ -11,7 +11,7 @@ import pytest
 from datakit_vault import Reference, RetryPolicy, Vault, errors
 from datakit_vault.testing import FakeVault
 
-from .conftest import KEYTAB, PASSWORD, ManualClock
+from .conftest import KEYTAB, PASSWORD, ManualClock, StubTransport, response, stub_settings
 
 SVC = Reference.parse("/Kerberos/svc")
 Arrange = Callable[[FakeVault], None]
@@ -273,3 +273,29 @@ def test_a_clock_may_end_the_waiting(fake: FakeVault, tmp_path: Path) -> None:
     fake.fault("unavailable", times=None)
     with Vault(fake.settings(tmp_path), clock=Interrupting()) as vault, pytest.raises(KeyboardInterrupt):
         vault.record(SVC)
+
+
+def always(status: int) -> StubTransport:
+    """Answers logins, and everything else with this status."""
+    login = {"access_token": "t", "expires_in": 60}
+    return StubTransport(lambda request: response(200, login) if request.method == "POST" else response(status, b""))
+
+
+@pytest.mark.parametrize("status", [408, 425, 500, 502, 507, 520, 524, 530])
+def test_a_fault_of_the_vault_or_of_what_stands_before_it_is_tried_again(tmp_path: Path, status: int) -> None:
+    transport = always(status)
+    settings, clock = stub_settings(tmp_path), ManualClock()
+    with (
+        Vault(settings, transport=transport, clock=clock, retry=RetryPolicy(attempts=3)) as vault,
+        pytest.raises(errors.Unavailable, match=f"reports status {status}"),
+    ):
+        vault.record(SVC)
+    assert [request.method for request in transport.requests] == ["POST", "GET", "GET", "GET"]
+
+
+@pytest.mark.parametrize("status", [501, 505])
+def test_what_a_server_cannot_do_at_all_is_not_tried_again(tmp_path: Path, status: int) -> None:
+    transport = always(status)
+    with Vault(stub_settings(tmp_path), transport=transport) as vault, pytest.raises(errors.NotTheVault):
+        vault.record(SVC)
+    assert [request.method for request in transport.requests] == ["POST", "GET"]

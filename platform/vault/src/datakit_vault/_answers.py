@@ -31,7 +31,6 @@ _CODE: Final = re.compile(
 _WORD: Final = re.compile(r"[A-Z][A-Za-z]{1,40}")
 _MOMENT: Final = re.compile(r"[0-9T:.Z+-]{4,40}")
 _LONGEST_PAUSE: Final = 86_400.0
-_TEMPORARY: Final = frozenset({500, 502, 503, 504})
 
 
 def marked(key: bytes, *parts: object) -> str:
@@ -153,9 +152,9 @@ def refuse_temporary(response: Response, host: str, now: float) -> None:
 
     :param now: seconds since 1970, for ``Retry-After`` dates.
     :raises Throttled: 429.
-    :raises Unavailable: 500, 502, 503 or 504.
+    :raises Unavailable: the server's fault (5xx, but 501 and 505), or a request that came too slowly or too early.
     """
-    if response.status != HTTPStatus.TOO_MANY_REQUESTS and response.status not in _TEMPORARY:
+    if response.status != HTTPStatus.TOO_MANY_REQUESTS and not _is_temporary(response.status):
         return
     wait = _retry_after(response, now)
     asks = "" if wait is None else f", and asks to wait {wait:g} s"
@@ -170,7 +169,7 @@ def refuse_temporary(response: Response, host: str, now: float) -> None:
         )
     else:
         error = errors.Unavailable(
-            f"the vault reports status {response.status} {_phrase(response.status)}{asks}",
+            f"the vault reports status {response.status}{_phrase(response.status)}{asks}",
             subject=host,
             cause="it is restarting, in maintenance or overloaded",
             fix="try it later; if it lasts, ask who runs the vault",
@@ -351,5 +350,16 @@ def refuse_rotation(record: SecretRecord, host: str, *, checked_out: bool) -> No
     )
 
 
+def _is_temporary(status: int) -> bool:
+    """Whether a status may pass by itself; proxies and content networks have some of their own, such as 520 to 530."""
+    if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY):
+        return True
+    lasting = (HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+    return 500 <= status < 600 and status not in lasting
+
+
 def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase
+    try:
+        return f" {HTTPStatus(status).phrase}"
+    except ValueError:
+        return ""  # a number of somebody's own

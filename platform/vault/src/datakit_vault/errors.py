@@ -28,7 +28,7 @@
         ├── Unreachable                 no such host, connection refused or dropped
         ├── TimedOut                    the answer took longer than allowed
         ├── Throttled                   429: too many requests
-        ├── Unavailable                 500, 502, 503, 504
+        ├── Unavailable                 5xx but 501 and 505; 408, 425
         ├── AnswerBroken                truncated, or JSON that cannot be read
         └── CheckedOut                  another user has it
 
