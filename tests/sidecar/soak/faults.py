@@ -7,6 +7,7 @@ away excuses what it lasts and what the sidecar needs to come back; a rotation, 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ DEADLINE: Final = 1.0
 """Seconds after which the sidecar gives up a call to a KDC, as the stage configures it."""
 LOOK: Final = 1.0
 """Seconds between two looks at the vault, as the stage configures it."""
+RESTING: Final = 5.0
+"""Seconds beyond a ticket's renewable life after which the sidecar has used its key again."""
 WORK: Final = 1.0
 """Seconds for the exchanges themselves, on a machine that does other things too."""
 
@@ -37,6 +40,8 @@ class Fault:
     :ivar seconds: the shortest and the longest time it lasts.
     :ivar recovery: seconds after its end within which the sidecar may still be unready; None excuses nothing at all.
     :ivar weight: how often it is chosen.
+    :ivar account: whose key it changes; the next change waits until the sidecar must have used its key again.
+    :ivar alone: whether nothing else may be wrong meanwhile.
     """
 
     name: str
@@ -44,6 +49,8 @@ class Fault:
     seconds: tuple[float, float]
     recovery: float | None = None
     weight: int = 2
+    account: str | None = None
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -57,6 +64,7 @@ class Faults:
     early_keys: int = 0
     secret_number: int = 1
     most_tries: int = 0
+    rested: dict[str, float] = field(default_factory=dict)
     known: list[Fault] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,9 +86,12 @@ class Faults:
                 Fault(
                     f"key of {account.name} changed in {where} first",
                     partial(self._key, account, vault_first=vault_first),
-                    (0, 5),
+                    # an early key has to be looked at, refused, and the former one taken before the realm changes
+                    (2 * LOOK + WORK, 6) if vault_first else (0, 5),
                     rotating,
                     weight=3,
+                    account=account.name,
+                    alone=vault_first,
                 )
                 for account in stage.accounts
                 for vault_first, where in ((False, "the realm"), (True, "the vault"))
@@ -92,16 +103,20 @@ class Faults:
 
     def choose(self) -> tuple[list[Fault], float]:
         """Return what goes wrong next, and for how long: one fault, or two at once."""
-        number = 2 if self.random.random() < 0.3 else 1
-        weights = [fault.weight for fault in self.known]
-        chosen: list[Fault] = []
-        while len(chosen) < number:
-            (fault,) = self.random.choices(self.known, weights)
-            if not any(fault.name.split(" ")[0] == other.name.split(" ")[0] for other in chosen):
-                chosen.append(fault)
+        now = time.monotonic()
+        possible = [each for each in self.known if each.account is None or self.rested.get(each.account, 0) <= now]
+        first = self._one_of(possible)
+        chosen = [first]
+        others = [each for each in possible if not each.alone and each.name.split(" ")[0] != first.name.split(" ")[0]]
+        if not first.alone and self.random.random() < 0.3:
+            chosen.append(self._one_of(others))
         shortest = max(fault.seconds[0] for fault in chosen)
         longest = max(fault.seconds[1] for fault in chosen)
         return chosen, self.random.uniform(shortest, longest)
+
+    def _one_of(self, faults: list[Fault]) -> Fault:
+        (chosen,) = self.random.choices(faults, [fault.weight for fault in faults])
+        return chosen
 
     @contextmanager
     def _kdc_stopped(self) -> Iterator[None]:
@@ -143,6 +158,7 @@ class Faults:
         finally:
             self.most_tries = max(self.most_tries, self.stage.failed_tries(account))
             second()
+            self.rested[account.name] = time.monotonic() + self.stage.renewable_life.total_seconds() + RESTING
             self.rotations += 1
             self.early_keys += vault_first
 
