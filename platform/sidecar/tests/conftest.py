@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -23,6 +27,47 @@ from datakit_vault.testing import FakeVault
 ACCOUNT = "svc-datakit"
 SERVICE = "MSSQLSvc/sql01.lab.test:1433"
 KEYTAB_SECRET = "/Kerberos/svc-datakit"
+
+
+class SlowLine:
+    """A line to a KDC, by UDP only, on which every request takes so many seconds. What is sent again arrives once."""
+
+    def __init__(self, port: int, seconds: float) -> None:
+        self._target = ("127.0.0.1", port)
+        self._seconds = seconds
+        self._seen: set[tuple[Any, bytes]] = set()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.sendto(b"", ("127.0.0.1", self.port))
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            request, sender = self._socket.recvfrom(65536)
+            if not request:
+                return
+            if (sender, request) not in self._seen:
+                self._seen.add((sender, request))
+                threading.Thread(target=self._pass_on, args=(request, sender), daemon=True).start()
+
+    def _pass_on(self, request: bytes, sender: Any) -> None:
+        time.sleep(self._seconds)
+        with (
+            contextlib.suppress(OSError),  # the test is over
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line,
+        ):
+            line.settimeout(10)
+            line.sendto(request, self._target)
+            self._socket.sendto(line.recv(65536), sender)
 
 
 @dataclass
@@ -74,6 +119,11 @@ class House:
 
     def once(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.command("once", "--config", self.write(), *arguments, **options)
+
+    def slow_down(self, seconds: float, *, deadline: str) -> None:
+        """Let each request to the KDC take so long, and calls be given up after ``deadline``."""
+        line = self._running.enter_context(SlowLine(self.kdc.port, seconds))
+        self.configuration["kerberos"] |= {"kdcs": [f"127.0.0.1:{line.port}"], "timeout": deadline}
 
     def close(self) -> None:
         self._running.close()

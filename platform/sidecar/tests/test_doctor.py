@@ -75,6 +75,19 @@ def test_a_wrong_key_is_tried_once_however_often_it_is_asked(house: Any) -> None
     assert house.failed_tries() == 1
 
 
+def test_a_refusal_that_comes_late_is_waited_for_and_remembered(house: Any) -> None:
+    house.kdc.rotate("svc-datakit")
+    house.slow_down(1.5, deadline="1s")
+
+    done = house.command("doctor", "--config", house.write())
+    again = findings(house, expected=78)["key of svc-datakit@LAB.TEST"]
+
+    assert "no answer within 1 s" in done.stdout or "the KDC is silent" in done.stdout
+    assert "the KDC refuses the key" in done.stdout
+    assert "refused this key before" in again["detail"]
+    assert house.failed_tries() == 1
+
+
 def test_a_wrong_service_is_named_with_the_way_to_look_it_up(house: Any) -> None:
     house.configuration["principals"][0]["services"].append("MSSQLSvc/alias.lab.test:1433")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import threading
 import time
@@ -32,7 +33,7 @@ from datakit_sidecar.errors import (
     SidecarError,
     TicketEnded,
 )
-from datakit_sidecar.kdc_calls import KdcCalls
+from datakit_sidecar.kdc_calls import KdcCalls, Outcome
 from datakit_sidecar.kerberos import Realm, Ticket
 from datakit_sidecar.keytab import Password, key_of_keytab
 from datakit_sidecar.settings import KerberosSettings
@@ -293,15 +294,33 @@ def test_an_existing_configuration_that_cannot_be_read_is_an_error() -> None:
 # Deadlines -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_call_that_takes_too_long_is_given_up_and_its_late_result_cleaned_away() -> None:
-    calls, late, go = KdcCalls("svc", 0.1), threading.Event(), threading.Event()
+def test_a_call_that_takes_too_long_is_given_up_and_its_late_result_handed_over() -> None:
+    calls, go = KdcCalls("svc", 0.1), threading.Event()
+    late: queue.SimpleQueue[Outcome[bool]] = queue.SimpleQueue()
 
-    with pytest.raises(KdcSilent, match=r"no answer within 0\.1 s"):
-        calls.run("a ticket", lambda _: go.wait(10), lambda _context, _result: late.set())
+    with pytest.raises(KdcSilent, match=r"no answer within 0\.1 s") as caught:
+        calls.run("a ticket", lambda _: go.wait(10), late.put)
+    assert caught.value.in_flight
     assert calls.run("another", lambda _: 42) == 42
 
     go.set()
-    assert late.wait(5)
+    assert late.get(timeout=5)() is True
+
+
+def test_a_late_error_is_handed_over_as_a_late_result_is() -> None:
+    calls, go = KdcCalls("svc", 0.1), threading.Event()
+    late: queue.SimpleQueue[Outcome[None]] = queue.SimpleQueue()
+
+    def refuse(_: krb5.Context) -> None:
+        go.wait(10)
+        raise KeyRefused("the KDC refuses the key")
+
+    with pytest.raises(KdcSilent):
+        calls.run("a ticket", refuse, late.put)
+    go.set()
+
+    with pytest.raises(KeyRefused):
+        late.get(timeout=5)()
 
 
 def test_hung_calls_are_bounded_and_recover() -> None:
@@ -312,8 +331,9 @@ def test_hung_calls_are_bounded_and_recover() -> None:
             calls.run("a ticket", lambda _: go.wait(10))
 
     assert threading.active_count() - before <= 3
-    with pytest.raises(KdcSilent, match="3 earlier calls still wait"):
+    with pytest.raises(KdcSilent, match="3 earlier calls still wait") as caught:
         calls.run("a ticket", lambda _: 42)
+    assert not caught.value.in_flight
     go.set()
     deadline = time.monotonic() + 5
     while True:

@@ -53,6 +53,46 @@ def test_a_key_is_used_at_once() -> None:
     assert state.next(NOON) == Decision(Step.ISSUE)
 
 
+def test_a_key_whose_request_is_on_its_way_is_not_used_a_second_time() -> None:
+    state = life()
+    state.key_arrived(b"key 1")
+
+    state.failed(Step.ISSUE, KdcSilent("x", in_flight=True), NOON, key=b"key 1")
+    assert state.next(NOON + HOUR) == Decision(Step.WAIT)
+    state.retry_now(renew=True)
+    assert state.next(NOON + HOUR) == Decision(Step.WAIT)
+    assert state.key_arrived(b"key 2")
+    assert state.next(NOON + HOUR) == Decision(Step.ISSUE)
+    assert state.key_arrived(b"key 1")
+    assert state.next(NOON + HOUR) == Decision(Step.WAIT)
+
+    state.ended(b"key 1")
+    state.failed(Step.ISSUE, KdcUnreachable("x"), NOON + HOUR, key=b"key 1")
+    assert state.next(NOON + HOUR) == Decision(Step.ISSUE)
+
+
+def test_a_ticket_is_renewed_while_a_request_with_the_key_is_on_its_way() -> None:
+    state = with_ticket()
+    state.key_arrived(b"key 2")
+
+    state.failed(Step.ISSUE, KdcSilent("x", in_flight=True), NOON, key=b"key 2")
+
+    assert state.next(NOON).step is Step.WAIT
+    assert state.next(NOON + 5 * HOUR) == Decision(Step.RENEW)
+
+
+def test_a_late_refusal_counts_as_one_in_time() -> None:
+    state = life()
+    state.key_arrived(b"key 1")
+    state.failed(Step.ISSUE, KdcSilent("x", in_flight=True), NOON, key=b"key 1")
+
+    state.ended(b"key 1")
+    state.failed(Step.ISSUE, KeyRefused("x"), NOON, key=b"key 1")
+
+    assert not state.has_usable_key
+    assert state.next(NOON + HOUR) == Decision(Step.WAIT)
+
+
 def test_the_same_key_again_is_no_news() -> None:
     state = with_ticket()
 

@@ -124,6 +124,32 @@ def test_a_vault_that_is_away_changes_nothing_for_tickets(hasty_house: Any) -> N
     sidecar.wait_until(lambda: sidecar.metrics()["datakit_sidecar_vault_checked_time_seconds"] > checked, 90)
 
 
+def test_a_kdc_that_is_always_slower_than_the_deadline_still_gives_tickets(house: Any) -> None:
+    house.slow_down(1.5, deadline="1s")
+
+    sidecar = house.start()
+
+    sidecar.wait_until_ready(60)
+    assert sidecar.metrics()['datakit_sidecar_failures_total{what="kdc",cause="KdcSilent"}'] > 0
+    assert issued(sidecar) == 1
+    sidecar.signal(signal.SIGUSR1)
+    sidecar.wait_until(lambda: renewals(sidecar) >= 1)
+
+
+def test_a_key_derived_from_a_password_arrives_late_as_well(house: Any) -> None:
+    house.kdc.add_principal("svc-password", "a passw0rd")
+    house.vault.add_secret("/Kerberos/by-password", {"password": "a passw0rd"})
+    house.configuration["principals"] = [
+        {"name": "svc-password", "password": {"secret": "/Kerberos/by-password"}, "share": "tgt"}
+    ]
+    house.slow_down(1.5, deadline="1s")
+
+    sidecar = house.start()
+
+    sidecar.wait_until_ready(60)
+    assert [line["event"] for line in sidecar.audit()].count("ticket.issued") == 1
+
+
 def test_a_vault_that_is_away_at_the_start_is_waited_for(house: Any) -> None:
     with house.vault.down():
         sidecar = house.start()

@@ -86,6 +86,44 @@ def test_a_refused_key_is_tried_once_whatever_happens(house: Any) -> None:
     assert events(sidecar).count("ticket.denied") == 1
 
 
+def test_a_refusal_that_comes_after_the_deadline_counts_as_one_in_time(house: Any) -> None:
+    house.kdc.lock_after(ACCOUNT, 3)
+    house.kdc.rotate(ACCOUNT)  # the vault does not know
+    house.slow_down(1.5, deadline="1s")
+
+    sidecar = house.start()
+    sidecar.wait_until(lambda: "ticket.denied" in events(sidecar))
+    sidecar.signal(signal.SIGHUP)
+    time.sleep(5)
+
+    assert house.failed_tries() == 1
+    (reason,) = sidecar.state()["reasons"]
+    assert "the KDC refuses the key" in reason
+    assert sidecar.metrics()['datakit_sidecar_failures_total{what="kdc",cause="KeyRefused"}'] == 1
+    sidecar.stop()
+    sidecar.start()
+    sidecar.wait_until(lambda: "refused this key before" in sidecar.log())
+    assert house.failed_tries() == 1
+    house.vault.rotate(KEYTAB_SECRET, "keytab", house.keytab())
+    sidecar.wait_until_ready()
+
+
+def test_a_key_is_not_used_again_while_its_request_is_on_its_way(house: Any) -> None:
+    house.kdc.lock_after(ACCOUNT, 3)
+    house.kdc.rotate(ACCOUNT)
+    house.slow_down(3, deadline="1s")
+
+    sidecar = house.start()
+    sidecar.wait_until(lambda: "KdcSilent" in str(sidecar.log()) or "the KDC is silent" in sidecar.log())
+    for _ in range(5):
+        sidecar.signal(signal.SIGHUP)
+        time.sleep(0.3)
+    sidecar.wait_until(lambda: "ticket.denied" in events(sidecar))
+    time.sleep(7)
+
+    assert house.failed_tries() == 1
+
+
 def test_after_a_refusal_the_vault_is_read_once_more(house: Any) -> None:
     house.configuration["vault"]["every"] = "1h"
     house.kdc.rotate(ACCOUNT)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import krb5
 
 from datakit_sidecar.audit import AuditLog
 from datakit_sidecar.errors import KeyRefused, SidecarError
-from datakit_sidecar.failure import Failure, one_line
-from datakit_sidecar.kdc_calls import KdcCalls
+from datakit_sidecar.failure import one_line
+from datakit_sidecar.kdc_calls import KdcCalls, Outcome
 from datakit_sidecar.kerberos import Realm, Ticket, new_context
 from datakit_sidecar.keytab import Key, Password
 from datakit_sidecar.life import Life, Step
@@ -28,9 +30,11 @@ from datakit_sidecar.refusals import Refusals
 from datakit_sidecar.settings import PrincipalSettings
 from datakit_sidecar.status import Board
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _LONGEST_WAIT: Final = 30.0
 """Seconds after which the clock is looked at, whatever was planned: a machine may have slept, or its clock moved."""
+_PAUSE_AFTER_BUG: Final = 1.0
 
 
 class Agent:
@@ -75,6 +79,8 @@ class Agent:
         self._used_key: Key | None = None
         self._granting: Ticket | None = None
         self._services: dict[str, Ticket] = {}
+        self._late: deque[tuple[Step, bytes | None, Callable[[], None]]] = deque()
+        """What is to be done with outcomes that came after their deadline."""
         self._is_published = False
         self._thread = threading.Thread(target=self._run, name=f"tickets {principal.name}", daemon=True)
 
@@ -105,72 +111,124 @@ class Agent:
             self._changed.notify()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                if self._stopped:
-                    return
-                now = self._now()
-                if self._is_published and not self._cache.exists():
-                    self._life.unpublished = True  # somebody removed it
-                decision = self._life.next(now)
-                key = self._key
-                if decision.step is Step.WAIT:
-                    with self._board.open() as board:
-                        board.tickets[self.principal.name].next_at = decision.until
-                    wait = _LONGEST_WAIT if decision.until is None else min(_LONGEST_WAIT, decision.until - now)
-                    self._changed.wait(max(0.01, wait))
-                    continue
+        while not self._stopped:
+            step = Step.WAIT
             try:
-                self._do(decision.step, key)
+                step, work = self._next()
+                work()
             except Exception as error:  # noqa: BLE001 - a bug must not end the tickets of weeks
-                self._survive(decision.step, error)
+                self._survive(step, error)
+
+    def _next(self) -> tuple[Step, Callable[[], None]]:
+        """Return what to do now; for ``WAIT``, that is to wait."""
+        with self._changed:
+            if self._late:
+                step, fingerprint, settle = self._late.popleft()
+                if fingerprint is not None:
+                    self._life.ended(fingerprint)
+                return step, settle
+            now = self._now()
+            # not Path.exists, which raises what is wrong with the folder; publishing says it
+            if self._is_published and not os.path.exists(self._cache):  # noqa: PTH110
+                self._life.unpublished = True  # somebody removed it
+            decision = self._life.next(now)
+            if decision.step is Step.WAIT:
+                with self._board.open() as board:
+                    board.tickets[self.principal.name].next_at = decision.until
+                wait = _LONGEST_WAIT if decision.until is None else min(_LONGEST_WAIT, decision.until - now)
+                if not self._stopped:
+                    self._changed.wait(max(0.01, wait))
+            return decision.step, functools.partial(self._do, decision.step, self._key)
 
     def _do(self, step: Step, key: Key | Password | None) -> None:
         match step:
-            case Step.ISSUE if key is not None:
+            case Step.ISSUE if isinstance(key, Password):
+                self._derive(key)
+            case Step.ISSUE if isinstance(key, Key):
                 self._issue(key)
             case Step.RENEW if self._granting is not None:
-                granting = self._granting
-                self._grant(step, "a renewal", lambda context: self._realm.renewed(context, granting), None)
+                self._renew(self._granting)
             case Step.SERVICES if self._granting is not None:
                 self._serve(self._granting)
             case Step.PUBLISH:
                 self._publish()
 
-    def _issue(self, key: Key | Password) -> None:
-        if isinstance(key, Password):
-            password = key
+    def _ask(
+        self,
+        step: Step,
+        what: str,
+        call: Callable[[krb5.Context], T],
+        settle: Callable[[Outcome[T]], None],
+        settle_late: Callable[[Outcome[T]], None] | None = None,
+        *,
+        key: Key | Password | None = None,
+    ) -> None:
+        """Make a call and settle its outcome; a call that is given up has another one later, settled in this thread."""
+
+        def late(outcome: Outcome[T]) -> None:
+            with self._changed:
+                fingerprint = None if key is None else key.fingerprint
+                self._late.append((step, fingerprint, functools.partial(settle_late or settle, outcome)))
+                self._changed.notify()
+
+        settle(functools.partial(self.calls.run, f"no answer to {what}", call, late, kdcs=self._kdcs))
+
+    def _derive(self, password: Password) -> None:
+        def settle(outcome: Outcome[Key]) -> None:
             try:
-                key = self.calls.run(
-                    "no answer to the question for the salt",
-                    lambda context: self._realm.derived_key(context, password),
-                    kdcs=self._kdcs,
-                )
+                key = outcome()
             except SidecarError as error:
-                self._grant_failed(Step.ISSUE, error, None)
+                self._grant_failed(Step.ISSUE, error, password)
                 return
             password.secret.wipe()
             with self._changed:
                 if self._key is password:
                     self._key = key
-        usable = key
-        try:
-            self._refusals.check(self._context(), usable)
-        except KeyRefused as error:
-            self._grant_failed(Step.ISSUE, error, usable)
-            return
-        what = "the request for a ticket"
-        self._grant(Step.ISSUE, what, lambda context: self._realm.first_ticket(context, usable), usable)
 
-    def _grant(self, step: Step, what: str, call: Callable[[krb5.Context], Ticket], key: Key | None) -> None:
+        what = "the question for the salt"
+        self._ask(Step.ISSUE, what, lambda context: self._realm.derived_key(context, password), settle, key=password)
+
+    def _issue(self, key: Key) -> None:
+        def settle(outcome: Outcome[Ticket]) -> None:
+            try:
+                ticket = outcome()
+            except SidecarError as error:
+                self._grant_failed(Step.ISSUE, error, key)
+                return
+            if (self._key is None or key.fingerprint != self._key.fingerprint) and self._is_granted():
+                self._discard(ticket)  # a newer key's is there
+                return
+            self._granted(ticket, key)
+
+        self._ask(
+            Step.ISSUE,
+            "the request for a ticket",
+            lambda context: self._refusals.guard(context, key, self._realm.first_ticket),
+            settle,
+            key=key,
+        )
+
+    def _renew(self, granting: Ticket) -> None:
+        def settle(outcome: Outcome[Ticket]) -> None:
+            is_current = granting is self._granting
+            try:
+                ticket = outcome()
+            except SidecarError as error:
+                if is_current:
+                    self._grant_failed(Step.RENEW, error, None)
+                return
+            if is_current:
+                self._granted(ticket, None)
+            else:
+                self._discard(ticket)
+
+        self._ask(Step.RENEW, "a renewal", lambda context: self._realm.renewed(context, granting), settle)
+
+    def _is_granted(self) -> bool:
+        return self._granting is not None and self._granting.times.end > self._now()
+
+    def _granted(self, ticket: Ticket, key: Key | None) -> None:
         name = self.principal.name
-        try:
-            ticket = self.calls.run(f"no answer to {what}", call, self._realm.discard, kdcs=self._kdcs)
-        except SidecarError as error:
-            if isinstance(error, KeyRefused) and key is not None:
-                self._refusals.remember(self._context(), key)
-            self._grant_failed(step, error, key)
-            return
         with self._changed:
             self._life.granted(ticket.times, self._now(), key=None if key is None else key.fingerprint)
         self._discard(self._granting)
@@ -203,12 +261,12 @@ class Agent:
             self._audit.write("key.rotated", principal=name, old_kvno=before.kvno, kvno=key.kvno)
             _log.info("%s: the KDC takes the new key (version %s, before %s)", name, key.kvno, before.kvno)
 
-    def _grant_failed(self, step: Step, error: SidecarError, key: Key | None) -> None:
+    def _grant_failed(self, step: Step, error: SidecarError, key: Key | Password | None) -> None:
         with self._changed:
             self._life.failed(step, error, self._now(), key=None if key is None else key.fingerprint)
         self._note(error, "kdc", step.value)
         if not error.retryable:
-            kvno = None if key is None or step is not Step.ISSUE else key.kvno
+            kvno = key.kvno if isinstance(key, Key) else None
             self._audit.write(
                 "ticket.denied", principal=self.principal.name, step=step.value, reason=type(error).__name__, kvno=kvno
             )
@@ -216,22 +274,33 @@ class Agent:
             self._wants_key()
 
     def _serve(self, granting: Ticket) -> None:
-        name = self.principal.name
         got: dict[str, Ticket] = {}
-        failures: dict[str, Failure] = {}
+        failures: dict[str, SidecarError] = {}
         for service in self._life.missing:
             if self._stopped:
                 return
-            try:
-                got[service] = self.calls.run(
-                    f"no answer to the request for {service}",
-                    lambda context, service=service: self._realm.service_ticket(context, granting, service),  # type: ignore[misc]
-                    self._realm.discard,
-                    kdcs=self._kdcs,
-                )
-            except SidecarError as error:
-                failures[service] = error
-                self._note(error, "kdc", "services")
+            self._ask(
+                Step.SERVICES,
+                f"the request for {service}",
+                lambda context, service=service: self._realm.service_ticket(context, granting, service),  # type: ignore[misc]
+                functools.partial(_sort, service, got, failures),
+                functools.partial(self._served_late, granting, service),
+            )
+        self._served(got, failures)
+
+    def _served_late(self, granting: Ticket, service: str, outcome: Outcome[Ticket]) -> None:
+        got: dict[str, Ticket] = {}
+        failures: dict[str, SidecarError] = {}
+        _sort(service, got, failures, outcome)
+        if granting is self._granting and service in self._life.missing:
+            self._served(got, failures)
+            return
+        for ticket in got.values():
+            self._discard(ticket)
+
+    def _served(self, got: dict[str, Ticket], failures: dict[str, SidecarError]) -> None:
+        for error in failures.values():
+            self._note(error, "kdc", "services")
         for service, ticket in got.items():
             self._discard(self._services.get(service))
             self._services[service] = ticket
@@ -239,7 +308,7 @@ class Agent:
             self._life.served(got, failures, self._now())
         denied = {service: type(error).__name__ for service, error in failures.items() if not error.retryable}
         if denied:
-            self._audit.write("services.denied", principal=name, services=denied)
+            self._audit.write("services.denied", principal=self.principal.name, services=denied)
 
     def _publish(self) -> None:
         name = self.principal.name
@@ -282,7 +351,9 @@ class Agent:
         self._board.count_failure("bug", bug)
         with self._changed:
             now = self._now()
-            if step is Step.PUBLISH:
+            if step is Step.WAIT:
+                self._changed.wait(_PAUSE_AFTER_BUG)
+            elif step is Step.PUBLISH:
                 self._life.publish_failed(bug, now)
             elif step is Step.SERVICES:
                 self._life.served((), dict.fromkeys(self._life.missing, bug), now)
@@ -295,3 +366,11 @@ class Agent:
             board.tickets[self.principal.name].error = error
         level = logging.WARNING if error.retryable else logging.ERROR
         _log.log(level, "%s: %s failed: %s", self.principal.name, step, one_line(error))
+
+
+def _sort(service: str, got: dict[str, Ticket], failures: dict[str, SidecarError], outcome: Outcome[Ticket]) -> None:
+    """Put the outcome for a service where it belongs."""
+    try:
+        got[service] = outcome()
+    except SidecarError as error:
+        failures[service] = error

@@ -220,7 +220,22 @@ class KdcUnreachable(TemporaryError):
 
 
 class KdcSilent(TemporaryError):
-    """A KDC did not answer within the deadline."""
+    """A KDC did not answer within the deadline.
+
+    :ivar in_flight: whether the request is on its way, so that the KDC may still answer it, and count it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        subject: str | None = None,
+        cause: str | None = None,
+        fix: str | None = None,
+        in_flight: bool = False,
+    ) -> None:
+        super().__init__(what, subject=subject, cause=cause, fix=fix)
+        self.in_flight = in_flight
 
 
 class ClockSkew(TemporaryError):

@@ -2,7 +2,8 @@
 
 libkrb5 1.20 waits 27 s for one silent KDC and takes no limit. So a worker thread makes the call and the caller waits
 as long as it likes. A call that is given up goes on in its worker, which ends with it; how many such workers there may
-be is bounded. libkrb5 releases Python's lock while it waits.
+be is bounded. What comes of it is not lost: a KDC counts a wrong key whether anybody still waits for the answer or not.
+libkrb5 releases Python's lock while it waits.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ T = TypeVar("T")
 _MOST_HUNG: Final = 4
 
 
+Outcome = Callable[[], T]
+"""Returns a call's result, or raises its error."""
+
+
 class _Job(Generic[T]):
-    def __init__(self, call: Callable[[krb5.Context], T], late: Callable[[krb5.Context, T], None]) -> None:
+    def __init__(self, call: Callable[[krb5.Context], T], late: Callable[[Outcome[T]], None]) -> None:
         self._call = call
         self._late = late
         self._lock = threading.Lock()
@@ -33,9 +38,8 @@ class _Job(Generic[T]):
         self._error: BaseException | None = None
 
     def work(self, context: Callable[[], krb5.Context]) -> None:
-        result: T | None = None
         try:
-            result = self._call(context())
+            self._result = self._call(context())
         except SidecarError as error:
             # it is kept until things go well; the frames behind it would keep keys and contexts with it
             error.__context__ = None
@@ -43,11 +47,10 @@ class _Job(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             self._error = error
         with self._lock:
-            self._result = result
             self._ended.set()
             given_up = self._given_up
-        if given_up and result is not None:
-            self._late(context(), result)
+        if given_up:
+            self._late(self.outcome)
 
     def wait(self, seconds: float) -> bool:
         if not self._ended.wait(seconds):
@@ -55,7 +58,7 @@ class _Job(Generic[T]):
                 self._given_up = not self._ended.is_set()
         return not self._given_up
 
-    def result(self) -> T:
+    def outcome(self) -> T:
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]  # set where there is no error
@@ -81,20 +84,22 @@ class KdcCalls:
         self,
         what: str,
         call: Callable[[krb5.Context], T],
-        late: Callable[[krb5.Context, T], None] = lambda _context, _result: None,
+        late: Callable[[Outcome[T]], None] = lambda _: None,
         *,
         kdcs: tuple[str, ...] = (),
     ) -> T:
         """Make a call and return its result.
 
         :param what: what is asked for, for the message.
-        :param late: gets the result if it comes after the deadline, in the worker.
+        :param late: gets the outcome, in the worker, if it comes after the deadline; exactly then the error that was
+            raised is ``in_flight``.
         :raises KdcSilent: the deadline passed, or too many earlier calls still wait.
         :raises SidecarError: whatever the call raises.
         """
         self._hung = [thread for thread in self._hung if thread.is_alive()]
         if len(self._hung) >= self._most_hung:
-            raise self._silent(what, f"{len(self._hung)} earlier calls still wait for an answer", kdcs)
+            cause = f"{len(self._hung)} earlier calls still wait for an answer"
+            raise self._silent(what, cause, kdcs, in_flight=False)
         if self._worker is None or not self._worker.is_alive():
             self._jobs = queue.SimpleQueue()
             self._worker = threading.Thread(target=_work, args=(self._jobs,), name=f"kdc {self._name}", daemon=True)
@@ -102,22 +107,23 @@ class KdcCalls:
         job = _Job(call, late)
         self._jobs.put(job)  # type: ignore[arg-type]
         if job.wait(self._timeout):
-            return job.result()
+            return job.outcome()
         self._jobs.put(None)  # the worker ends when its call does
         self._hung.append(self._worker)
         self._worker = None
-        raise self._silent(what, f"no answer within {self._timeout:g} s", kdcs)
+        raise self._silent(what, f"no answer within {self._timeout:g} s", kdcs, in_flight=True)
 
     def close(self) -> None:
         """Let the worker end after the call it is in."""
         self._jobs.put(None)
 
-    def _silent(self, what: str, cause: str, kdcs: tuple[str, ...]) -> SidecarError:
+    def _silent(self, what: str, cause: str, kdcs: tuple[str, ...], *, in_flight: bool) -> SidecarError:
         return KdcSilent(
             f"the KDC is silent: {what}; KDCs: {', '.join(kdcs) or 'those that DNS names'}",
             subject=self._name,
             cause=f"{cause}; a firewall drops packets to port 88, or the KDC hangs",
             fix="check from here: nc -zvu KDC 88; put a KDC that answers first in kerberos.kdcs",
+            in_flight=in_flight,
         )
 
 

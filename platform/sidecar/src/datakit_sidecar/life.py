@@ -9,7 +9,8 @@
                               └── not renewable, expired, its life cut short, or the KDC does not renew it
 
 A failure is tried again at once, then after growing pauses with jitter, for ever. A refused key is remembered and
-never tried again; the tickets that are there are renewed and served without it.
+never tried again; the tickets that are there are renewed and served without it. So it is while a request with the key
+is on its way to a KDC that is slow: a second one with the same key could be a second wrong try.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class Life:
     _key: bytes | None = None
     _key_is_new: bool = False
     _refused: set[bytes] = field(default_factory=set)
+    _in_flight: set[bytes] = field(default_factory=set)
     _granting_tries: Tries = field(init=False)
     _service_tries: Tries = field(init=False)
     _publish_tries: Tries = field(init=False)
@@ -168,6 +170,8 @@ class Life:
 
         :param key: fingerprint of the key that was tried, which need not be the present one any more.
         """
+        if key is not None and isinstance(error, KdcSilent) and error.in_flight:
+            self._in_flight.add(key)
         if isinstance(error, KeyRefused) and key is not None:
             self._refused.add(key)
             if key == self._key:
@@ -176,6 +180,10 @@ class Life:
             self._renewable = False  # whatever the reason is, the key may still do
         else:
             self._granting_tries.failed(now, retryable=error.retryable, life=self._life)
+
+    def ended(self, key: bytes) -> None:
+        """A request with the key that was given up in flight has ended; what came of it is told next."""
+        self._in_flight.discard(key)
 
     def served(self, services: Iterable[str], failures: Mapping[str, Failure], now: float) -> None:
         """Tickets of services are there, or could not be had."""
@@ -211,7 +219,8 @@ class Life:
 
     def _plan_granting(self, now: float) -> tuple[Step, float] | None:
         at = self._granting_tries.at(now)
-        if self.has_usable_key and (self._key_is_new or self.granting is None or now >= self.granting.end):
+        may_issue = self.has_usable_key and self._key not in self._in_flight
+        if may_issue and (self._key_is_new or self.granting is None or now >= self.granting.end):
             return Step.ISSUE, at
         if self.granting is None or now >= self.granting.end:
             return None
@@ -219,7 +228,7 @@ class Life:
         left = 0.0 if self.granting.renew_until is None else self.granting.renew_until - max(now, at)
         if self._renewable and left >= _WORTH_RENEWING * self._life:
             return Step.RENEW, at
-        if self.has_usable_key:
+        if may_issue:
             return Step.ISSUE, at
         # a shorter life than before, and better than none
         return (Step.RENEW, at) if self._renewable and left > self.granting.end - max(now, at) + 1 else None

@@ -16,17 +16,19 @@ import logging
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import krb5
 
-from datakit_sidecar.errors import KeyRefusedBefore
+from datakit_sidecar.errors import KeyRefused, KeyRefusedBefore
 from datakit_sidecar.keytab import Key
 
 _log = logging.getLogger(__name__)
 FILE_NAME: Final = ".datakit-refused-keys.json"
 _ROUNDS: Final = 200_000
+T = TypeVar("T")
 
 
 class Refusals:
@@ -36,11 +38,22 @@ class Refusals:
         self.path = folder / FILE_NAME
         self._lock = threading.Lock()
 
-    def check(self, context: krb5.Context, key: Key) -> None:
-        """Refuse a key that a KDC has refused.
+    def guard(self, context: krb5.Context, key: Key, exchange: Callable[[krb5.Context, Key], T]) -> T:
+        """Make an exchange with a key, unless a KDC has refused the key; if one does now, remember it.
 
-        :raises KeyRefusedBefore: it has.
+        It belongs in the thread that makes the exchange: a refusal then counts whether or not anybody waits for it.
+
+        :raises KeyRefusedBefore: a KDC has refused it.
+        :raises SidecarError: whatever the exchange raises.
         """
+        self._check(context, key)
+        try:
+            return exchange(context, key)
+        except KeyRefused:
+            self._remember(context, key)
+            raise
+
+    def _check(self, context: krb5.Context, key: Key) -> None:
         with self._lock:
             known = self._read().get(key.principal, [])
         for each in known:
@@ -53,7 +66,7 @@ class Refusals:
                     f"{self.path} and restart the sidecar",
                 )
 
-    def remember(self, context: krb5.Context, key: Key) -> None:
+    def _remember(self, context: krb5.Context, key: Key) -> None:
         """Note that a KDC refused a key. A volume that does not take the note costs only the next process a try."""
         salt = secrets.token_bytes(16)
         entry = {"salt": salt.hex(), "hash": _digest(context, key, salt).hex(), "kvno": key.kvno}

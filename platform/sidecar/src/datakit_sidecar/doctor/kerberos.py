@@ -6,6 +6,7 @@ A key is used once at the most, and not at all if a KDC has refused it before.
 from __future__ import annotations
 
 import os
+import queue
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
@@ -15,9 +16,9 @@ from datakit_vault import Secret
 
 from datakit_sidecar import krb5conf, probe
 from datakit_sidecar.doctor.finding import Finding, State
-from datakit_sidecar.errors import KeyRefused, KeyRefusedBefore, SidecarError
-from datakit_sidecar.kdc_calls import KdcCalls
-from datakit_sidecar.kerberos import Realm, Ticket, new_context
+from datakit_sidecar.errors import KdcSilent, KeyRefused, SidecarError
+from datakit_sidecar.kdc_calls import KdcCalls, Outcome
+from datakit_sidecar.kerberos import Realm, Ticket
 from datakit_sidecar.keytab import ENCTYPES, Key, Password, entries, key_of_keytab
 from datakit_sidecar.publish import Publisher
 from datakit_sidecar.refusals import Refusals
@@ -132,7 +133,6 @@ class _Examination:
         self._realm = realm
         self._refusals = Refusals(settings.publish.tickets)
         self._calls = KdcCalls(principal.name, kerberos.timeout)
-        self._context = new_context()
         self._subject = f"key of {principal.name}"
 
     def run(self, value: Secret[bytes]) -> Iterator[Finding]:
@@ -140,12 +140,16 @@ class _Examination:
             if self._principal.key.kind == "keytab":
                 yield from self._describe(value)
             key = self._key(value)
-            self._refusals.check(self._context, key)
-            ticket = self._calls.run("no ticket", lambda context: self._realm.first_ticket(context, key))
+            late: queue.SimpleQueue[Outcome[Ticket]] = queue.SimpleQueue()
+            try:
+                ticket = self._calls.run("no ticket", lambda context: self._first_ticket(context, key), late.put)
+            except KdcSilent as error:
+                if not error.in_flight:
+                    raise
+                yield Finding.of(self._subject, error)
+                # to the end, which libkrb5 sets: were the key refused after this process, nobody would remember it
+                ticket = late.get()()
         except SidecarError as error:
-            if isinstance(error, KeyRefused) and not isinstance(error, KeyRefusedBefore):
-                Publisher(self._settings.publish).make_folder(self._settings.publish.tickets)
-                self._refusals.remember(self._context, key)
             yield Finding.of(self._subject, error)
             return
         yield Finding(self._subject, State.GOOD, f"the KDC takes it ({', '.join(key.enctypes)})")
@@ -153,6 +157,16 @@ class _Examination:
         yield from self._version(key, ticket)
         for service in self._principal.services:
             yield self._service(ticket, service)
+
+    def _first_ticket(self, context: krb5.Context, key: Key) -> Ticket:
+        def exchange(context: krb5.Context, key: Key) -> Ticket:
+            try:
+                return self._realm.first_ticket(context, key)
+            except KeyRefused:
+                Publisher(self._settings.publish).make_folder(self._settings.publish.tickets)  # to remember it there
+                raise
+
+        return self._refusals.guard(context, key, exchange)
 
     def _key(self, value: Secret[bytes]) -> Key:
         if self._principal.key.kind == "keytab":
