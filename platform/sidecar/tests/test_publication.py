@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -66,7 +67,6 @@ def test_another_user_may_read_if_it_is_named(volume: Path) -> None:
 @needs_root
 def test_a_group_that_the_sidecar_is_not_in_is_told_before_anything_is_asked_for(house: Any) -> None:
     house.configuration["publish"] |= {"mode": "0640", "gid": 2000}
-    house.volume.chmod(0o777)
     house.folder.chmod(0o777)
 
     done = as_nobody(house)
@@ -77,28 +77,55 @@ def test_a_group_that_the_sidecar_is_not_in_is_told_before_anything_is_asked_for
     assert house.vault.requests == ()
 
 
-def as_nobody(house: Any) -> subprocess.CompletedProcess[str]:
-    import sys
+NOBODY = 65534
+AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
+
+def open_to_nobody(house: Any) -> None:
+    """Let the user nobody read everything that a sidecar reads, and publish."""
     for path in house.folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     for path in (house.folder, *house.folder.parents):
         if path.stat().st_uid == 0 and path != Path("/"):
             path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o011)
+    os.chown(house.volume, NOBODY, NOBODY)
     house.configuration["audit"] = {}
+
+
+def as_nobody(house: Any) -> subprocess.CompletedProcess[str]:
+    import sys
+
+    open_to_nobody(house)
     command = [sys.executable, "-m", "datakit_sidecar.cli", "once", "--config", str(house.write())]
-    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    return subprocess.run([*user, *command], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([*AS_NOBODY, *command], capture_output=True, text=True, check=False, timeout=60)
 
 
 @needs_root
 def test_an_unprivileged_sidecar_publishes(house: Any) -> None:
-    house.volume.chmod(0o777)
-
     done = as_nobody(house)
 
     assert done.returncode == 0, done.stderr
-    assert house.cache.stat().st_uid == 65534
+    assert house.cache.stat().st_uid == NOBODY
+
+
+@needs_root
+def test_a_folder_that_may_not_be_entered_for_a_while_ends_nothing(house: Any) -> None:
+    open_to_nobody(house)
+    house.write().chmod(0o644)
+    sidecar = house.start(prefix=AS_NOBODY)
+    sidecar.wait_until_ready()
+    house.volume.chmod(0)
+    sidecar.signal(signal.SIGHUP)
+    sidecar.wait_until(
+        lambda: sidecar.metrics().get('datakit_sidecar_failures_total{what="publish",cause="PublishFailed"}', 0) > 0
+    )
+
+    house.volume.chmod(0o700)
+    house.cache.unlink()
+    sidecar.signal(signal.SIGHUP)
+
+    sidecar.wait_until(house.cache.exists)
+    assert "bug" not in sidecar.log()
 
 
 @needs_root
