@@ -215,6 +215,31 @@ def test_an_unreadable_cache_names_uid_owner_and_mode(tmp_path: Path) -> None:
     assert status == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("name", [None, "DIR:{}"])
+def test_a_folder_of_tickets_that_may_not_be_entered_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    closed = Path("/tmp", f"datakit-{os.getpid()}-{tmp_path.name}")
+    (closed / "tickets").mkdir(parents=True)
+    closed.chmod(0o700)
+    monkeypatch.setattr("datakit.credentials.tickets._DEFAULT_FOLDER", closed / "tickets")
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            check_ticket("svc@LAB.TEST", name=name and name.format(closed / "tickets"))
+        except TicketUnreadable as error:
+            os._exit(0 if "uid 65534" in str(error) and str(closed) in str(error) else 3)
+        os._exit(4)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    (closed / "tickets").rmdir()
+    closed.rmdir()
+    assert status == 0
+
+
 def test_reading_tickets_imports_no_kerberos_library() -> None:
     code = "import sys, json, datakit.credentials.tickets; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

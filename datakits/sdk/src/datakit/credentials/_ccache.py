@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from datakit.credentials._waiting import NotYetError
+from datakit.credentials._waiting import NotYetError, is_there
 from datakit.errors import TicketCorrupt, TicketMissing, TicketUnreadable
 
 _CONFIG_REALM: Final = "X-CACHECONF:"
@@ -129,10 +129,10 @@ def locate(name: str) -> Path | None:
                 return Path(rest[1:])
             primary = Path(rest, "primary")
             return (
-                Path(rest, _read(primary).decode(errors="replace").strip()) if primary.exists() else Path(rest, "tkt")
+                Path(rest, _read(primary).decode(errors="replace").strip()) if is_there(primary) else Path(rest, "tkt")
             )
         case "KEYRING" | "KCM" | "API":
-            if any(mark.exists() for mark in _CONTAINER_MARKS):
+            if any(is_there(mark) for mark in _CONTAINER_MARKS):
                 raise TicketMissing(
                     f"a {kind} credential cache cannot be reached from a container",
                     subject=f"KRB5CCNAME={name}",

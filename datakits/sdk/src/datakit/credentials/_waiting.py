@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 from datakit.errors import ConfigurationError, CredentialsNotReady, DatakitError
@@ -35,6 +36,17 @@ class NotYetError(Exception):
         super().__init__(error.what)
         self.error = error
         self.is_final = is_final
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at a path; what this process may not look at counts, and reading it says why."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def wait_seconds() -> float:

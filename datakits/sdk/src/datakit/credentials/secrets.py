@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
-from datakit.credentials._waiting import NotYetError, wait_for
+from datakit.credentials._waiting import NotYetError, is_there, wait_for
 from datakit.errors import LoginRefused, SecretUnavailable
 
 _T = TypeVar("_T", str, bytes)
@@ -86,7 +86,7 @@ class Login:
         :raises LoginRefused: the password is wrong, and no other came in time.
         :raises SecretUnavailable: it cannot be used.
         """
-        expected = "DATAKIT_SECRETS" in os.environ or secrets_folder().parent.is_dir()
+        expected = "DATAKIT_SECRETS" in os.environ or is_there(secrets_folder().parent)
         secret = wait_for(lambda: _read(self._reference), expected=expected, stop=stop)
         try:
             connection = attempt(secret)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from datakit.credentials._ccache import Ticket, TicketCache, default_name, locate, read_cache
-from datakit.credentials._waiting import NotYetError, wait_for
+from datakit.credentials._waiting import NotYetError, is_there, wait_for
 from datakit.errors import TicketError, TicketExpired, TicketMissing, WrongPrincipal
 
 __all__ = ["Ticket", "TicketCache", "cache_name", "check_ticket", "describe_ticket", "usable_ticket"]
@@ -96,7 +96,7 @@ def usable_ticket(
 def _published_name(principal: str | None) -> str | None:
     """Return the cache that the sidecar publishes for a principal, if that is where to look."""
     folder = os.environ.get("DATAKIT_TICKETS")
-    if principal is None or not (folder or (_variable.given is None and _DEFAULT_FOLDER.is_dir())):
+    if principal is None or not (folder or (_variable.given is None and is_there(_DEFAULT_FOLDER))):
         return None
     name = principal.rpartition("@")[0] or principal
     return f"FILE:{Path(folder or _DEFAULT_FOLDER, name.replace('/', '_'))}"
