@@ -40,7 +40,8 @@ class Untouchable(dict[str, str]):
 
 
 @pytest.fixture(autouse=True)
-def _no_ambient_kerberos(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_ambient_kerberos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datakit.credentials.tickets._DEFAULT_FOLDER", tmp_path / "nowhere")
     for name in ("KRB5CCNAME", "KRB5_CLIENT_KTNAME", "DATAKIT_TICKETS"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -254,6 +255,42 @@ def test_threads_with_different_principals_each_find_their_own_cache(
     with ThreadPoolExecutor(len(names)) as pool:
         found = list(pool.map(connect, names))
     assert [{f"FILE:{tmp_path}/{name}"} for name in names] == found
+
+
+@pytest.fixture
+def another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another connection that hangs, with tickets of its own."""
+    monkeypatch.setenv("DATAKIT_TICKETS", str(tmp_path))
+    for name in ("a", "b"):
+        written(tmp_path / name, alive(client=name))
+    with usable_ticket("a@LAB.TEST", [SQL]):
+        yield
+
+
+@pytest.mark.usefixtures("another")
+def test_a_wait_for_another_connection_ends_when_it_is_told_to(waiting: ThreadPoolExecutor) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        with usable_ticket("b@LAB.TEST", [SQL], stop=stop):
+            pass
+
+    run = waiting.submit(work)
+    time.sleep(0.1)
+    assert not run.done()
+    stop.set()
+    assert isinstance(run.exception(60), CredentialsNotReady)
+
+
+@pytest.mark.usefixtures("another")
+def test_another_connection_that_hangs_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAKIT_CREDENTIALS_WAIT", "0s")
+    monkeypatch.setattr("datakit.credentials.tickets.DEFAULT_SECONDS", 0.2)
+    with pytest.raises(CredentialsNotReady, match=f"other tickets .*{tmp_path}/a") as caught:
+        use("b@LAB.TEST")
+    assert f"FILE:{tmp_path}/b" == caught.value.subject
 
 
 def test_threads_with_one_principal_do_not_wait_for_one_another(path: Path) -> None:

@@ -19,7 +19,7 @@ from datakit.errors import ConfigurationError, CredentialsNotReady, DatakitError
 _T = TypeVar("_T")
 _LOG = logging.getLogger("datakit.credentials")
 _VARIABLE: Final = "DATAKIT_CREDENTIALS_WAIT"
-_DEFAULT_SECONDS: Final = 30.0
+DEFAULT_SECONDS: Final = 30.0
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
 _stopped = threading.Event()
@@ -56,7 +56,7 @@ def wait_seconds() -> float:
     """
     text = os.environ.get(_VARIABLE)
     if not text:
-        return _DEFAULT_SECONDS
+        return DEFAULT_SECONDS
     from pydantic import TypeAdapter, ValidationError
 
     from datakit.model.manifest import Duration
@@ -77,6 +77,11 @@ def stop_waiting() -> None:
 def resume_waiting() -> None:
     """Let waits wait again."""
     _stopped.clear()
+
+
+def is_told_to_end(stop: threading.Event | None) -> bool:
+    """Whether somebody wants waits to end: this one, by ``stop``, or all."""
+    return _stopped.is_set() or (stop is not None and stop.is_set())
 
 
 def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | None = None) -> _T:
@@ -104,7 +109,7 @@ def wait_for(look: Callable[[], _T], *, expected: bool, stop: threading.Event | 
         if bound <= 0:
             raise error
         left = began + bound - time.monotonic()
-        if left <= 0 or stop.is_set() or _stopped.is_set():
+        if left <= 0 or is_told_to_end(stop):
             raise error if is_final else _not_ready(error, time.monotonic() - began)
         if not told:
             told = error.subject or "credentials"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from datakit.credentials._ccache import Ticket, TicketCache, default_name, locate, read_cache
-from datakit.credentials._waiting import NotYetError, is_there, wait_for
-from datakit.errors import TicketError, TicketExpired, TicketMissing, WrongPrincipal
+from datakit.credentials._waiting import DEFAULT_SECONDS, NotYetError, is_there, is_told_to_end, wait_for, wait_seconds
+from datakit.errors import CredentialsNotReady, TicketError, TicketExpired, TicketMissing, WrongPrincipal
 
 __all__ = ["Ticket", "TicketCache", "cache_name", "check_ticket", "describe_ticket", "usable_ticket"]
 
@@ -24,6 +25,9 @@ _NAME: Final = "KRB5CCNAME"
 _DEFAULT_FOLDER: Final = Path("/run/datakit/tickets")
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 """libkrb5's default ``clockskew``: how far two clocks may differ."""
+
+_LOOK_SECONDS: Final = 0.2
+"""How soon a wait for other connections notices that it is told to end."""
 
 _LEAST_LIFE: Final = timedelta(seconds=2)
 """A ticket that ends sooner may end between this look and the server's."""
@@ -78,18 +82,18 @@ def usable_ticket(
 
     A ticket that is not there yet, or has expired, is waited for where somebody publishes tickets: everywhere but at
     libkrb5's default. Threads with the same cache do not wait for one another; those with different ones do, because
-    the variable belongs to the whole process.
+    the variable belongs to the whole process; they, too, only as long as for a ticket.
 
     :param principal: as for :func:`check_ticket`, like ``services``.
     :param stop: ends the wait from another thread.
-    :raises CredentialsNotReady: no ticket came in time.
+    :raises CredentialsNotReady: no ticket came in time, or connections with another cache left no time for this one.
     :raises TicketError: one of its subclasses, which says what is wrong.
     """
     published = _published_name(principal)
     name = published or cache_name(principal)
     expected = published is not None or _variable.given is not None
     wait_for(lambda: _check(principal, services, name, None), expected=expected, stop=stop)
-    with _variable.set_to(name if expected else None):
+    with _variable.set_to(name if expected else None, stop):
         yield
 
 
@@ -122,10 +126,14 @@ class _Variable:
             return self._look()
 
     @contextmanager
-    def set_to(self, name: str | None) -> Iterator[None]:
-        """Set it, once nobody needs another value, and keep it until the context ends; None is what was given."""
+    def set_to(self, name: str | None, stop: threading.Event | None) -> Iterator[None]:
+        """Set it, once nobody needs another value, and keep it until the context ends; None is what was given.
+
+        :raises CredentialsNotReady: others needed another value for too long, or ``stop`` was set.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._users or self._now() == (name or self._look()))
+            if self._is_kept_from(name):
+                self._wait_for_others(name, stop)
             given = self._look()
             wanted = name or given
             if self._now() != wanted:
@@ -139,6 +147,19 @@ class _Variable:
                 self._users -= 1
                 self._changed.notify_all()
 
+    def _is_kept_from(self, name: str | None) -> bool:
+        return bool(self._users) and self._now() != (name or self._look())
+
+    def _wait_for_others(self, name: str | None, stop: threading.Event | None) -> None:
+        # Who waits for no sidecar (0s) waits for other connections still: they end by themselves.
+        bound = max(wait_seconds(), DEFAULT_SECONDS)
+        end = time.monotonic() + bound
+        while self._is_kept_from(name):
+            left = end - time.monotonic()
+            if left <= 0 or is_told_to_end(stop):
+                raise _occupied(name or self._look(), self._now(), bound)
+            self._changed.wait(min(left, _LOOK_SECONDS))
+
     def _look(self) -> str | None:
         now = self._now()
         return self._given if now is not None and now == self._own else now
@@ -149,6 +170,15 @@ class _Variable:
 
 
 _variable = _Variable()
+
+
+def _occupied(name: str | None, other: str | None, bound: float) -> CredentialsNotReady:
+    return CredentialsNotReady(
+        f"connections that read other tickets ({other}) left no time for this one, within {bound:g} s",
+        subject=name or _NAME,
+        cause="their server or KDC does not answer, and KRB5CCNAME holds for the whole process",
+        fix="look at the connection that hangs; use one principal for both, or run them in processes of their own",
+    )
 
 
 def _describe(name: str) -> TicketCache | None:
