@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -212,15 +213,18 @@ class Demo:
         if meanwhile is None:
             return list(json.loads(self._command(*command, shows=False)))
         self._show_command(command)
-        with subprocess.Popen(
-            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as run:
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8") as answer,  # a pipe that nobody reads yet would fill up
+            subprocess.Popen(command, env=self._environment, stdout=answer, stderr=subprocess.PIPE, text=True) as run,
+        ):
             for line in run.stderr or ():
                 self._say(line.rstrip())
                 if "loading" in line and meanwhile is not None:
                     meanwhile()
                     meanwhile = None
-            reports = run.stdout.read() if run.stdout else ""
+            run.wait()
+            answer.seek(0)
+            reports = answer.read()
         self._check(command, run.returncode)
         return list(json.loads(reports))
 
