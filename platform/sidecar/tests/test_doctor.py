@@ -158,6 +158,16 @@ def test_a_folder_on_a_disk_is_bad(house: Any) -> None:
     assert "medium: Memory" in row["fix"]
 
 
+def test_a_folder_in_which_others_may_replace_files_is_bad(house: Any) -> None:
+    house.cache.parent.mkdir()
+    house.cache.parent.chmod(0o777)
+
+    row = findings(house, expected=78)[f"tickets: {house.cache.parent}"]
+
+    assert "open to everybody (mode 0777), who could replace" in row["detail"]
+    assert f"chmod go-w {house.cache.parent}" in row["fix"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
 def test_somebody_elses_file_is_bad(house: Any) -> None:
     house.cache.parent.mkdir()

@@ -6,13 +6,15 @@ import os
 import signal
 import stat
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datakit_sidecar.errors import PathTaken, PublishFailed, UnsafeVolume
-from datakit_sidecar.publish import Publisher, filesystem_of
+from datakit_sidecar.publish import Publisher
 from datakit_sidecar.settings import PublishSettings
+from datakit_sidecar.volume import filesystem_of
 from datakit_vault import Secret
 
 STRANGER = 12345
@@ -195,34 +197,123 @@ def test_two_sidecars_do_not_publish_in_one_folder(house: Any) -> None:
     assert house.cache.exists()
 
 
-def test_a_folder_that_is_open_to_everybody_is_doubtful(volume: Path) -> None:
-    (volume / "tickets").mkdir()
-    (volume / "tickets").chmod(0o777)
-    settings = PublishSettings(tickets=volume / "tickets")
+@pytest.mark.parametrize(("bits", "who"), [(0o777, "everybody"), (0o775, "its group"), (0o2770, "its group")])
+@pytest.mark.parametrize("above", [False, True])
+def test_a_folder_in_which_others_may_replace_files_is_refused(volume: Path, bits: int, who: str, above: bool) -> None:
+    open_ = volume / ("above" if above else "tickets")
+    open_.mkdir()
+    open_.chmod(bits)
+    settings = PublishSettings(tickets=open_ / "tickets" if above else open_)
 
-    (doubt,) = Publisher(settings).prepare(settings.tickets)
+    with pytest.raises(UnsafeVolume, match=f"{open_} is open to {who}"):
+        Publisher(settings).prepare(settings.tickets)
 
-    assert "open to everybody (mode 0777)" in doubt
+    assert list(open_.iterdir()) == []
 
 
 @needs_root
-def test_a_full_volume_leaves_the_old_file_as_it_was(tmp_path: Path) -> None:
-    volume = tmp_path / "small"
-    volume.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", volume], check=False).returncode:
-        pytest.skip("this root may not mount")
-    try:
-        made, folder = publisher(volume), volume / "secrets/db"
-        made.publish_secret(folder, "password", Secret(b"old"))
+@pytest.mark.parametrize("above", [False, True])
+def test_a_strangers_folder_is_refused(volume: Path, above: bool) -> None:
+    foreign = volume / ("above" if above else "tickets")
+    foreign.mkdir(mode=0o700)
+    os.chown(foreign, STRANGER, STRANGER)
+    settings = PublishSettings(tickets=foreign / "tickets" if above else foreign)
 
-        with pytest.raises(PublishFailed, match="No space left"):
-            made.publish_secret(folder, "password", Secret(b"n" * 100_000))
+    with pytest.raises(UnsafeVolume, match=f"belongs to uid {STRANGER}"):
+        Publisher(settings).prepare(settings.tickets)
 
-        assert (folder / "password").read_bytes() == b"old"
-        assert [path.name for path in folder.iterdir()] == ["password"]
-        made.close(destroy=True)
-    finally:
-        subprocess.run(["umount", volume], check=True)
+    assert list(foreign.iterdir()) == []
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_link_on_the_way_is_refused_with_the_name_of_the_folder_itself(volume: Path, above: bool) -> None:
+    (volume / "real/tickets").mkdir(parents=True)
+    (volume / "link").symlink_to(volume / ("real" if above else "real/tickets"))
+    settings = PublishSettings(tickets=volume / "link/tickets" if above else volume / "link")
+
+    with pytest.raises(UnsafeVolume, match=f"name the folder itself: {volume}/real/tickets"):
+        Publisher(settings).prepare(settings.tickets)
+
+
+@needs_root
+def test_the_owner_of_what_is_published_may_own_the_folder(volume: Path) -> None:
+    (volume / "tickets").mkdir(mode=0o700)
+    os.chown(volume / "tickets", 1002, 1002)
+
+    publisher(volume, uid=1002).publish_text(volume / "tickets/krb5.conf", "x")
+
+
+def test_a_sticky_folder_above_may_be_open(volume: Path) -> None:
+    volume.chmod(0o1777)
+
+    publisher(volume).publish_text(volume / "tickets/krb5.conf", "x")
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a tmpfs with options, in a folder whose name has a space."""
+    folder = tmp_path / "a volume"
+    folder.mkdir()
+
+    def make(options: str) -> Path:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
+            pytest.skip("this user may not mount")
+        return folder
+
+    yield make
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "options",
+    [
+        "mode=0777",  # an emptyDir of Kubernetes
+        "mode=2777,gid=2000",  # with fsGroup
+        "mode=2770,gid=2000",
+        "mode=0750,uid=10001,gid=2000",  # a named volume of Docker
+        "mode=0770,uid=10001,gid=2000",
+    ],
+)
+def test_a_mount_point_may_be_open_and_folders_below_it_are_not(mount: Callable[[str], Path], options: str) -> None:
+    volume = mount(options)
+
+    publisher(volume, uid=10001).publish_secret(volume / "secrets/db", "password", Secret(b"x"))
+
+    assert mode(volume / "secrets") == "0711"
+
+
+@needs_root
+@pytest.mark.parametrize(("options", "who"), [("mode=0777", "everybody"), ("mode=2770,gid=2000", "its group")])
+def test_to_publish_in_an_open_mount_point_itself_is_doubtful(
+    mount: Callable[[str], Path], options: str, who: str
+) -> None:
+    settings = PublishSettings(tickets=mount(options))
+
+    (doubt,) = Publisher(settings).prepare(settings.tickets)
+
+    assert f"open to {who} (mode {options[5:9]})" in doubt
+
+
+@needs_root
+def test_a_strangers_mount_point_is_refused(mount: Callable[[str], Path]) -> None:
+    with pytest.raises(UnsafeVolume, match=f"belongs to uid {STRANGER}"):
+        publisher(mount(f"uid={STRANGER},mode=0777"))
+
+
+@needs_root
+def test_a_full_volume_leaves_the_old_file_as_it_was(mount: Callable[[str], Path]) -> None:
+    volume = mount("size=32k")
+    made, folder = publisher(volume), volume / "secrets/db"
+    made.publish_secret(folder, "password", Secret(b"old"))
+
+    with pytest.raises(PublishFailed, match="No space left"):
+        made.publish_secret(folder, "password", Secret(b"n" * 100_000))
+
+    assert (folder / "password").read_bytes() == b"old"
+    assert [path.name for path in folder.iterdir()] == ["password"]
+    made.close(destroy=True)
 
 
 def test_after_it_is_closed_nothing_is_published(volume: Path) -> None:

@@ -20,30 +20,10 @@ from datakit_vault import Secret
 
 from datakit_sidecar.errors import OwnerRefused, PathTaken, PublishFailed, SidecarError, UnsafeVolume
 from datakit_sidecar.settings import PublishSettings
+from datakit_sidecar.volume import MEMORY_FILESYSTEMS, doubts_about, filesystem_of, refuse_unsafe
 
-MEMORY_FILESYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
 _TEMPORARY: Final = ".datakit-new-"
 _LOCK: Final = ".datakit-sidecar.lock"
-
-
-def filesystem_of(path: Path) -> str | None:
-    """Return the kind of file system that a folder is on, as /proc/self/mountinfo writes it; None if unknown."""
-    device = path.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        mount, _, kind = line.partition(" - ")
-        if mount.split(" ")[2] == wanted:
-            return kind.split(" ")[0]
-    return None
-
-
-def doubts_about(folder: Path) -> list[str]:
-    """Return what is doubtful about a folder that can be published in."""
-    info = folder.stat()
-    if info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX:
-        words = f"{folder} is open to everybody (mode {stat.S_IMODE(info.st_mode):04o}): any user could replace a file"
-        return [f"{words}; mount it read-only elsewhere, or name a folder below it, which is made as it should be"]
-    return []
 
 
 class Publisher:
@@ -66,7 +46,7 @@ class Publisher:
         """Make the folders, and find out now whether publishing in them will work.
 
         :returns: what is doubtful, in words for a log.
-        :raises UnsafeVolume: a folder is on a disk.
+        :raises UnsafeVolume: a folder is on a disk, or a stranger could replace what is in it.
         :raises PathTaken: another sidecar publishes there, or something that is no folder stands there.
         :raises OwnerRefused: files may not be given to the configured owner or group.
         :raises PublishFailed: it cannot be written to.
@@ -177,8 +157,10 @@ class Publisher:
     def make_folder(self, folder: Path) -> None:
         """Make a folder, with those above it, that only readers may enter; one that exists is left as it is.
 
+        :raises UnsafeVolume: a stranger could replace it.
         :raises PublishFailed, PathTaken, OwnerRefused: it cannot be made.
         """
+        self.refuse_unsafe(folder)
         with self._failures(folder):
             missing = [each for each in (folder, *folder.parents) if not each.exists()]
             for each in reversed(missing):
@@ -219,6 +201,15 @@ class Publisher:
                 ) from None
             self._held.append(descriptor)
             self._locked.append(folder)
+
+    def refuse_unsafe(self, folder: Path) -> None:
+        """Make sure that no stranger can replace a folder, whether it exists or is still to be made.
+
+        :raises UnsafeVolume: a stranger can.
+        :raises PublishFailed: it cannot be looked at.
+        """
+        with self._failures(folder):
+            refuse_unsafe(folder, {os.geteuid(), self._uid})
 
     def refuse_foreign(self, path: Path) -> None:
         """Make sure that a file may be published at ``path``.

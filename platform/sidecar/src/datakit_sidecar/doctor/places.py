@@ -11,8 +11,9 @@ from pathlib import Path
 from datakit_sidecar import audit, process
 from datakit_sidecar.doctor.finding import Finding, State
 from datakit_sidecar.errors import SidecarError
-from datakit_sidecar.publish import MEMORY_FILESYSTEMS, Publisher, doubts_about, filesystem_of
+from datakit_sidecar.publish import Publisher
 from datakit_sidecar.settings import Settings
+from datakit_sidecar.volume import MEMORY_FILESYSTEMS, doubts_about, filesystem_of
 
 
 def examine_process() -> Iterator[Finding]:
@@ -35,6 +36,10 @@ def examine_folders(settings: Settings) -> Iterator[Finding]:
         subject = f"{what}: {folder}"
         existing = next(each for each in (folder, *folder.parents) if os.path.exists(each))  # noqa: PTH110 - no error
         yield from _examine_volume(subject, existing, allow_disk=settings.publish.allow_disk)
+        try:
+            publisher.refuse_unsafe(folder)
+        except SidecarError as error:
+            yield Finding.of(subject, error)
         yield from _examine_access(subject, folder, existing, publisher)
         for name in names:
             try:
