@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datakit_sidecar import audit
+from datakit_sidecar._chain import rotated
 from datakit_sidecar.audit import AuditLog, verify
 from datakit_sidecar.errors import AuditFailed
 from datakit_sidecar.settings import AuditSettings
@@ -166,15 +166,15 @@ def test_the_chain_goes_on_in_a_new_file(tmp_path: Path) -> None:
 
     found = verify(path)
 
-    assert len(audit.rotated(path)) > 3
+    assert len(rotated(path)) > 3
     assert (found.lines, found.problems, found.head[0]) == (50, (), 50)
-    assert all(each.stat().st_size <= 1000 for each in (path, *audit.rotated(path)))
+    assert all(each.stat().st_size <= 1000 for each in (path, *rotated(path)))
 
 
 def test_a_removed_older_file_is_found(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     write(path, 50, rotate_at=1000)
-    audit.rotated(path)[1].unlink()
+    rotated(path)[1].unlink()
 
     assert "are missing before this line" in verify(path).problems[0]
 
@@ -183,7 +183,7 @@ def test_as_many_older_files_are_kept_as_told(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     write(path, 50, rotate_at=1000, keep=2)
 
-    assert len(audit.rotated(path)) == 2
+    assert len(rotated(path)) == 2
     assert verify(path).problems == ()
 
 
@@ -204,6 +204,69 @@ def test_a_line_that_a_crash_cut_off_stays_as_evidence(file: Path) -> None:
     assert found.lines == 14
     assert len(found.problems) == 1
     assert ":11: the line is cut off or changed" in found.problems[0]
+
+
+def test_a_new_file_that_stays_empty_in_a_crash_goes_on_with_the_chain(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    write(path, 7, rotate_at=1000)
+    assert (tmp_path / "audit.jsonl.000000000001").exists()
+    path.write_bytes(b"")
+    head = verify(path).head
+
+    write(path, 20, rotate_at=1000)
+
+    assert verify(path).problems == ()
+    assert verify(path).head[0] == head[0] + 20
+
+
+def test_a_line_that_is_cut_off_takes_no_number_from_those_that_follow(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    write(path, 30, rotate_at=1000, keep=0)
+    path.write_bytes(path.read_bytes() + b'{"n":31,"at":"2027')
+    write(path, 30, rotate_at=1000, keep=3)
+
+    found = verify(path)
+
+    assert found.head[0] == 61
+    assert [problem for problem in found.problems if "cut off" not in problem] == []
+    assert len(rotated(path)) == 3
+
+
+def test_an_older_file_is_never_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    older = tmp_path / "audit.jsonl.000000000001"
+    written = log(path, rotate_at=1000)
+    older.write_bytes(b"evidence\n")
+    for _ in range(20):
+        written.write("ticket.renewed")
+
+    assert older.read_bytes() == b"evidence\n"
+    assert written.trouble is not None
+    assert f"{older.name} is there already" in written.trouble
+    older.unlink()
+    written.retry()
+    written.close()
+    assert verify(path).problems == ()
+
+
+def test_a_line_is_written_once_although_the_disk_refuses_to_confirm_it(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    written = AuditLog(AuditSettings(file=path, stdout=False, sync=True))
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        written.write("start")
+        written.write("ticket.issued")
+        assert written.trouble is not None
+    written.retry()
+    written.write("stop")
+    written.close()
+
+    assert written.trouble is None
+    assert (verify(path).lines, verify(path).problems) == (3, ())
 
 
 def test_a_disk_that_is_full_keeps_the_line_for_later_and_says_so(tmp_path: Path) -> None:

@@ -12,25 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+from datakit_sidecar._chain import FIRST, ChainFile, entry_of, rotated
 from datakit_sidecar.errors import AuditFailed
 from datakit_sidecar.settings import AuditSettings
 
 _log = logging.getLogger(__name__)
-_FIRST: Final = "0" * 64
-_TAIL_BYTES: Final = 64 << 10
 _MOST_WAITING: Final = 10_000
-_ROTATED_DIGITS: Final = 12
 
 
 class AuditLog:
@@ -51,18 +48,17 @@ class AuditLog:
         self._settings = settings
         self._now = now
         self._lock = threading.Lock()
-        self._number = 0
-        self._previous = _FIRST
-        self._waiting: list[bytes] = []
-        self._descriptor: int | None = None
-        self._first_number = 1
+        self._number, self._previous = 0, FIRST
+        self._waiting: list[tuple[int, bytes]] = []
+        self._file: ChainFile | None = None
         self.trouble: str | None = None
         self._copies = _Copies(stream if stream is not None else sys.stdout) if settings.stdout else None
         if settings.file is not None:
             try:
-                self._open(settings.file)
+                self._file = ChainFile(settings.file, settings)
             except OSError as error:
                 raise _failed(settings.file, error) from None
+            self._number, self._previous = self._file.head
 
     @property
     def head(self) -> tuple[int, str]:
@@ -85,83 +81,40 @@ class AuditLog:
             self._previous = hashlib.sha256(line).hexdigest()
             if self._copies is not None:
                 self._copies.put(line)
-            if self._settings.file is not None:
-                self._waiting.append(line)
-                self._write_waiting(self._settings.file)
+            if self._file is not None:
+                self._waiting.append((self._number, line))
+                self._write_waiting(self._file)
 
     def retry(self) -> None:
         """Try again what could not be written."""
         with self._lock:
-            if self._waiting and self._settings.file is not None:
-                self._write_waiting(self._settings.file)
+            if self._file is not None and self.trouble is not None:
+                self._write_waiting(self._file)
 
     def close(self, seconds: float = 0.3) -> None:
         """Give the copy on standard output that long to be taken, and close the file."""
         if self._copies is not None:
             self._copies.close(seconds)
         with self._lock:
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
+            if self._file is not None:
+                self._file.close()
 
-    def _write_waiting(self, file: Path) -> None:
+    def _write_waiting(self, file: ChainFile) -> None:
         try:
             while self._waiting:
-                self._append(file, self._waiting[0] + b"\n")
+                file.append(*self._waiting[0])
                 del self._waiting[0]
+                file.sync()
+            file.sync()
         except OSError as error:
             del self._waiting[:-_MOST_WAITING]  # the gap shows in the chain
+            path = self._settings.file
+            assert path is not None  # noqa: S101 - it is what could not be written
             if self.trouble is None:
-                _log.error("%s", _failed(file, error))
-            self.trouble = f"{file}: {error.strerror}"
+                _log.error("%s", _failed(path, error))
+            self.trouble = f"{path}: {error.strerror}"
         else:
             self.trouble = None
-
-    def _append(self, file: Path, data: bytes) -> None:
-        if self._descriptor is None:
-            self._open(file, resume=False)
-        assert self._descriptor is not None  # noqa: S101 - opened above
-        size = os.fstat(self._descriptor).st_size
-        if size and size + len(data) > self._settings.rotate_at:
-            self._rotate(file)
-            size = 0
-        written = os.write(self._descriptor, data)
-        if written < len(data):
-            os.ftruncate(self._descriptor, size)
-            raise OSError(28, os.strerror(28))  # ENOSPC is why a write to a file is short
-        if self._settings.sync:
-            os.fsync(self._descriptor)
-
-    def _open(self, file: Path, *, resume: bool = True) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(file, flags, 0o600)
-        if resume:
-            self._resume(self._descriptor)
-
-    def _resume(self, descriptor: int) -> None:
-        """Go on where the last process ended; a line that it left cut off is ended, and stays as evidence."""
-        size = os.fstat(descriptor).st_size
-        tail = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-        if not tail:
-            return
-        if not tail.endswith(b"\n"):
-            os.write(descriptor, b"\n")
-            tail += b"\n"
-        last = tail.rstrip(b"\n").rpartition(b"\n")[2]
-        self._previous = hashlib.sha256(last).hexdigest()
-        self._number = _number_of(last) or sum(1 for _ in _lines(descriptor, size))
-        self._first_number = _number_of(next(_lines(descriptor, size), b"")) or 1
-
-    def _rotate(self, file: Path) -> None:
-        assert self._descriptor is not None  # noqa: S101 - the caller opened it
-        first = _number_of(next(_lines(self._descriptor, _TAIL_BYTES), b"")) or self._first_number
-        file.rename(file.with_name(f"{file.name}.{first:0{_ROTATED_DIGITS}}"))
-        os.close(self._descriptor)
-        self._descriptor = None
-        self._open(file, resume=False)
-        if self._settings.keep:
-            for old in rotated(file)[: -self._settings.keep]:
-                old.unlink(missing_ok=True)
 
 
 class _Copies:
@@ -212,12 +165,6 @@ class Verified:
     head: tuple[int, str]
 
 
-def rotated(file: Path) -> list[Path]:
-    """Return the older files of an audit log, the oldest first."""
-    found = file.parent.glob(f"{file.name}.{'[0-9]' * _ROTATED_DIGITS}")
-    return sorted(found, key=lambda path: path.name)
-
-
 def verify(file: Path, *, with_rotated: bool = True) -> Verified:
     """Check the chain of an audit log and the older files beside it.
 
@@ -239,7 +186,7 @@ class _Check:
     def __init__(self) -> None:
         self._count = 0
         self._number: int | None = None
-        self._previous = _FIRST
+        self._previous = FIRST
         self._event = ""
         self._problems: list[str] = []
         self._notes: list[str] = []
@@ -247,7 +194,7 @@ class _Check:
     def line(self, where: str, raw: bytes) -> None:
         self._count += 1
         line = raw.removesuffix(b"\n")
-        entry = _entry(line)
+        entry = entry_of(line)
         if entry is None:
             cut = "" if raw.endswith(b"\n") else ", and the file ends in it"
             self._problems.append(f"{where}: the line is cut off or changed: it is no audit line{cut}")
@@ -262,7 +209,7 @@ class _Check:
         if self._count == 1:
             if number != 1:
                 self._notes.append(f"{where}: the log begins at line number {number}; older files are not here")
-            elif entry["previous"] != _FIRST:
+            elif entry["previous"] != FIRST:
                 self._problems.append(f"{where}: the first line was changed: it names a line before it")
             return
         if entry["previous"] == self._previous and expected in (None, number):
@@ -286,29 +233,6 @@ class _Check:
                 "cut off at the end; compare the head with the copy of standard output"
             )
         return Verified(self._count, tuple(self._problems), tuple(self._notes), (self._number or 0, self._previous))
-
-
-def _entry(line: bytes) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(entry, dict) or type(entry.get("n")) is not int:
-        return None
-    return entry if isinstance(entry.get("previous"), str) and isinstance(entry.get("event"), str) else None
-
-
-def _number_of(line: bytes) -> int | None:
-    entry = _entry(line)
-    return None if entry is None else int(entry["n"])
-
-
-def _lines(descriptor: int, size: int) -> Iterator[bytes]:
-    offset, rest = 0, b""
-    while offset < size and (block := os.pread(descriptor, _TAIL_BYTES, offset)):
-        offset += len(block)
-        *whole, rest = (rest + block).split(b"\n")
-        yield from whole
 
 
 def _failed(file: Path, error: OSError, what: str = "written") -> AuditFailed:
