@@ -114,15 +114,33 @@ def test_damage_is_found_and_located(file: Path, damage: Callable[[list[bytes]],
     assert words in problems[0]
 
 
-def test_a_log_without_its_beginning_says_so(file: Path) -> None:
+def test_a_removed_beginning_is_found(file: Path) -> None:
     content = lines(file)
     _remove_first(content)
     file.write_bytes(b"".join(content))
 
-    found = verify(file)
+    assert "begins at line number 2 and not 1" in verify(file).problems[0]
+
+
+def test_a_removed_beginning_of_the_oldest_file_is_found_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    write(path, 50, rotate_at=1000, keep=2)
+    oldest = rotated(path)[0]
+    assert verify(path).problems == ()
+    assert "older files are not here" in verify(path).notes[0]
+    oldest.write_bytes(b"".join(lines(oldest)[2:]))
+
+    assert f"and not {int(oldest.suffix[1:])}" in verify(path).problems[0]
+
+
+def test_a_file_that_is_checked_alone_may_begin_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    write(path, 50, rotate_at=1000)
+
+    found = verify(path, with_rotated=False)
 
     assert found.problems == ()
-    assert "begins at line number 2" in found.notes[0]
+    assert "older files are not here" in found.notes[0]
 
 
 def test_lines_cut_off_at_the_end_show_as_a_missing_stop_and_another_head(house: Any, file: Path) -> None:

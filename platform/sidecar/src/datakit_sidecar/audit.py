@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
-from datakit_sidecar._chain import FIRST, ChainFile, entry_of, rotated
+from datakit_sidecar._chain import FIRST, ChainFile, entry_of, first_number, rotated
 from datakit_sidecar.errors import AuditFailed
 from datakit_sidecar.settings import AuditSettings
 
@@ -168,10 +168,13 @@ class Verified:
 def verify(file: Path, *, with_rotated: bool = True) -> Verified:
     """Check the chain of an audit log and the older files beside it.
 
+    :param with_rotated: if not, the file may begin anywhere.
     :raises AuditFailed: it cannot be read.
     """
-    files = [*(rotated(file) if with_rotated else []), file]
-    check = _Check()
+    older = rotated(file) if with_rotated else []
+    files = [*older, file]
+    first = first_number(older[0]) if older else 1
+    check = _Check(first if with_rotated else None)
     for path in files:
         try:
             with path.open("rb") as stream:
@@ -183,7 +186,10 @@ def verify(file: Path, *, with_rotated: bool = True) -> Verified:
 
 
 class _Check:
-    def __init__(self) -> None:
+    """:param first: the number that the first line must have; None for any."""
+
+    def __init__(self, first: int | None) -> None:
+        self._first = first
         self._count = 0
         self._number: int | None = None
         self._previous = FIRST
@@ -207,7 +213,12 @@ class _Check:
     def _compare(self, where: str, entry: dict[str, Any]) -> None:
         number, expected = entry["n"], None if self._number is None else self._number + 1
         if self._count == 1:
-            if number != 1:
+            if self._first not in (None, number):
+                self._problems.append(
+                    f"{where}: the log begins at line number {number} and not {self._first}: lines before it were "
+                    "removed, or older files are not here (--alone checks one file by itself)"
+                )
+            elif number != 1:
                 self._notes.append(f"{where}: the log begins at line number {number}; older files are not here")
             elif entry["previous"] != FIRST:
                 self._problems.append(f"{where}: the first line was changed: it names a line before it")
