@@ -18,6 +18,8 @@ from datakit_sidecar.volume import filesystem_of
 from datakit_vault import Secret
 
 STRANGER = 12345
+NOBODY = 65534
+AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
 
 
@@ -66,6 +68,62 @@ def test_another_user_may_read_if_it_is_named(volume: Path) -> None:
     assert subprocess.run(reader, capture_output=True, check=True).stdout == b"x"
 
 
+WITH_CHOWN_ONLY = [*AS_NOBODY, "--inh-caps=-all,+chown", "--ambient-caps=-all,+chown", "--bounding-set=-all,+chown"]
+REPLACE_AND_COMPARE = """
+import sys
+from pathlib import Path
+from datakit_sidecar.publish import Publisher
+from datakit_sidecar.settings import PublishSettings
+from datakit_vault import Secret
+folder = Path(sys.argv[1])
+made = Publisher(PublishSettings(tickets=folder, secrets=folder, uid=1002))
+made.prepare(folder)
+for value in (b"first", b"second"):
+    assert not made.has_secret(folder / "db/password", Secret(value))
+    made.publish_secret(folder / "db", "password", Secret(value))
+    assert made.has_secret(folder / "db/password", Secret(value))
+"""
+
+
+@needs_root
+def test_the_capability_to_change_owners_is_enough_for_another_owner(volume: Path) -> None:
+    import sys
+
+    os.chown(volume, NOBODY, NOBODY)
+    volume.chmod(0o711)
+
+    command = [*WITH_CHOWN_ONLY, sys.executable, "-c", REPLACE_AND_COMPARE, volume / "secrets"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    file = volume / "secrets/db/password"
+    assert (file.stat().st_uid, mode(file), file.read_bytes()) == (1002, "0600", b"second")
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced", "written to", "another mode"])
+def test_a_secret_that_somebody_touched_is_not_the_published_one(volume: Path, what: str) -> None:
+    made, file = publisher(volume), volume / "secrets/db/password"
+    made.publish_secret(file.parent, file.name, Secret(b"x"))
+    assert made.has_secret(file, Secret(b"x"))
+    assert not made.has_secret(file, Secret(b"y"))
+
+    match what:
+        case "removed":
+            file.unlink()
+        case "replaced":
+            other = volume / "other"
+            other.write_bytes(b"x")
+            other.replace(file)
+        case "written to":
+            times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+            file.write_bytes(b"z")
+            os.utime(file, ns=times)
+        case _:
+            file.chmod(0o644)
+
+    assert not made.has_secret(file, Secret(b"x"))
+
+
 @needs_root
 def test_a_group_that_the_sidecar_is_not_in_is_told_before_anything_is_asked_for(house: Any) -> None:
     house.configuration["publish"] |= {"mode": "0640", "gid": 2000}
@@ -77,10 +135,6 @@ def test_a_group_that_the_sidecar_is_not_in_is_told_before_anything_is_asked_for
     assert "may not give files to uid -1, gid 2000" in done.stderr
     assert "supplementalGroups" in done.stderr
     assert house.vault.requests == ()
-
-
-NOBODY = 65534
-AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
 
 def open_to_nobody(house: Any) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import hmac
 import os
 import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from datakit_vault import Secret
 
@@ -24,6 +26,13 @@ from datakit_sidecar.volume import MEMORY_FILESYSTEMS, doubts_about, filesystem_
 
 _TEMPORARY: Final = ".datakit-new-"
 _LOCK: Final = ".datakit-sidecar.lock"
+
+
+class _Published(NamedTuple):
+    """What was published at a path; ``digest`` is of a secret only."""
+
+    identity: tuple[int, int, int]
+    digest: bytes
 
 
 class Publisher:
@@ -37,7 +46,8 @@ class Publisher:
         self._uid = os.geteuid() if settings.uid is None else settings.uid
         self._lock = threading.Lock()
         self._closed = False
-        self._published: set[Path] = set()
+        self._published: dict[Path, _Published] = {}
+        self._digest_key = secrets.token_bytes(32)
         self._folders: list[Path] = []
         self._held: list[int] = []
         self._locked: list[Path] = []
@@ -77,6 +87,9 @@ class Publisher:
         :raises PathTaken: what stands there is somebody else's.
         :raises PublishFailed: it could not be written; what was there is as it was.
         """
+        return self._publish(path, write, mode=self._settings.mode if mode is None else mode)
+
+    def _publish(self, path: Path, write: Callable[[Path], None], *, mode: int, digest: bytes = b"") -> bool:
         with self._lock, self._failures(path):
             if self._closed:
                 return False
@@ -84,11 +97,11 @@ class Publisher:
             scratch = _scratch(path.parent)
             try:
                 write(scratch)
-                self._hand_over(scratch, self._settings.mode if mode is None else mode)
+                self._hand_over(scratch, mode)
                 scratch.replace(path)
             finally:
                 scratch.unlink(missing_ok=True)
-            self._published.add(path)
+            self._published[path] = _Published(_identity(path), digest)
             return True
 
     def publish_secret(self, folder: Path, name: str, value: Secret[bytes]) -> bool:
@@ -110,21 +123,25 @@ class Publisher:
 
         if not self._closed:
             self.make_folder(folder)
-        return self.publish(folder / name, write)
+        return self._publish(folder / name, write, mode=self._settings.mode, digest=self._digest(value))
 
     def has_secret(self, path: Path, value: Secret[bytes]) -> bool:
-        """Whether this process published exactly this value at ``path``, and it is still there."""
+        """Whether this process published exactly this value at ``path``, and nobody touched it since.
+
+        The file itself is not read: it may be another user's, whom alone its mode lets read.
+        """
         with self._lock:
-            if path not in self._published:
-                return False
+            published = self._published.get(path)
         try:
-            held = Secret.adopt(bytearray(path.read_bytes()))
+            untouched = published is not None and published.identity == _identity(path)
         except OSError:
             return False  # gone: it is published again
-        try:
-            return held == value
-        finally:
-            held.wipe()
+        return untouched and published is not None and hmac.compare_digest(published.digest, self._digest(value))
+
+    def _digest(self, value: Secret[bytes]) -> bytes:
+        """Return what tells values apart in this process, and means nothing to anybody else."""
+        with value.exposed() as view:
+            return hashlib.blake2b(view, key=self._digest_key, digest_size=32).digest()
 
     def publish_text(self, path: Path, text: str) -> bool:
         """Publish a file that is no secret, for everybody to read.
@@ -241,18 +258,21 @@ class Publisher:
     def _hand_over(self, path: Path, mode: int, *, owner: bool = True) -> None:
         uid = self._settings.uid if owner and self._settings.uid is not None else -1
         gid = self._settings.gid if self._settings.gid is not None else -1
-        if (uid, gid) != (-1, -1):
-            try:
-                os.chown(path, uid, gid, follow_symlinks=False)
-            except PermissionError:
-                raise OwnerRefused(
-                    f"this process (uid {os.geteuid()}, groups {_groups()}) may not give files to "
-                    f"uid {uid}, gid {gid} (-1: unchanged)",
-                    subject=str(path.parent),
-                    cause="a file may only be given to a group that the process is in; another owner needs CAP_CHOWN",
-                    fix="run the sidecar with that group (supplementalGroups, group_add), or change publish.gid",
-                ) from None
-        path.chmod(mode)
+        try:
+            # the mode after the group, so that no other group reads it; the owner last, who alone may change the mode
+            if gid != -1:
+                os.chown(path, -1, gid, follow_symlinks=False)
+            path.chmod(mode)
+            if uid != -1:
+                os.chown(path, uid, -1, follow_symlinks=False)
+        except PermissionError:
+            raise OwnerRefused(
+                f"this process (uid {os.geteuid()}, groups {_groups()}) may not give files to "
+                f"uid {uid}, gid {gid} (-1: unchanged)",
+                subject=str(path.parent),
+                cause="a file may only be given to a group that the process is in; another owner needs CAP_CHOWN",
+                fix="run the sidecar with that group (supplementalGroups, group_add), or change publish.gid",
+            ) from None
 
     @contextlib.contextmanager
     def _failures(self, path: Path) -> Iterator[None]:
@@ -267,6 +287,12 @@ class Publisher:
                 cause="the volume is full, read-only, or belongs to another user",
                 fix=f"look at it: df {path.parent}; ls -ldn {path.parent}",
             ) from None
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Return what differs as soon as anybody writes to a file, replaces it, or changes its owner or mode."""
+    info = path.lstat()
+    return info.st_dev, info.st_ino, info.st_ctime_ns
 
 
 def _scratch(folder: Path) -> Path:
