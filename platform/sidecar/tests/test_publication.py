@@ -391,16 +391,19 @@ def test_it_may_leave_what_it_published(house: Any) -> None:
 
 
 def test_leftovers_of_a_killed_process_are_swept(house: Any) -> None:
+    house.vault.add_secret("/Databases/finance-db", {"password": "x"})
+    house.configuration["secrets"] = [{"secret": "/Databases/finance-db", "as": "finance-db"}]
     sidecar = house.start()
     sidecar.wait_until_ready()
     sidecar.kill()
     (house.cache.parent / ".datakit-new-0123456789abcdef").write_text("half a ticket")
+    (house.volume / "secrets/finance-db/.datakit-new-0123456789abcdef").write_text("a password")
     assert house.cache.exists(), "a ticket is served on while the sidecar is restarted"
 
     sidecar.start()
 
     sidecar.wait_until_ready()
-    assert [path.name for path in house.cache.parent.glob(".datakit-new-*")] == []
+    assert [path.name for path in house.volume.rglob(".datakit-new-*")] == []
 
 
 def test_a_second_principal_has_a_cache_of_its_own(house: Any) -> None:

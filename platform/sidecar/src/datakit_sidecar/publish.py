@@ -66,9 +66,9 @@ class Publisher:
             self.make_folder(folder)
             self._check_volume(folder)
             self._take(folder)
-            for left in folder.glob(f"{_TEMPORARY}*"):  # of a process that was killed
-                left.unlink(missing_ok=True)
             with self._failures(folder):
+                for left in folder.rglob(f"{_TEMPORARY}*"):  # of a process that was killed
+                    left.unlink(missing_ok=True)
                 scratch = _scratch(folder)
                 scratch.touch(mode=0o600)
                 try:
