@@ -406,6 +406,60 @@ def test_leftovers_of_a_killed_process_are_swept(house: Any) -> None:
     assert [path.name for path in house.volume.rglob(".datakit-new-*")] == []
 
 
+@pytest.mark.parametrize("gone", ["tickets", "tickets/krb5.conf", "."])
+def test_what_is_published_comes_back_with_its_folder_and_its_lock(house: Any, gone: str) -> None:
+    house.vault.add_secret("/Databases/finance-db", {"password": "x"})
+    house.configuration["secrets"] = [{"secret": "/Databases/finance-db", "as": "finance-db"}]
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+    krb5_conf, file = house.volume / "tickets/krb5.conf", house.volume / "secrets/finance-db/password"
+    before = krb5_conf.read_text()
+
+    remove(house.volume / gone)
+    sidecar.signal(signal.SIGHUP)
+
+    sidecar.wait_until(lambda: krb5_conf.exists() and house.cache.exists() and file.exists())
+    assert krb5_conf.read_text() == before
+    assert mode(house.cache.parent) == "0700"
+    done = house.once()
+    assert done.returncode == 78
+    assert "another datakit-sidecar publishes here" in done.stderr
+    assert house.failed_tries() == 0
+    sidecar.stop()
+    assert list(house.volume.iterdir()) == []
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or all that is in a folder and, but for a volume, the folder."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    for each in path.iterdir():
+        remove(each)
+    if path.name.startswith("datakit-sidecar-test-"):
+        return
+    path.rmdir()
+
+
+def test_a_lock_that_another_sidecar_took_meanwhile_is_not_taken_from_it(volume: Path) -> None:
+    first = publisher(volume)
+    remove(volume / "tickets")
+    second = publisher_of_tickets(volume)
+
+    with pytest.raises(PathTaken, match="another datakit-sidecar publishes here"):
+        first.publish_text(volume / "tickets/a", "x")
+    first.close(destroy=True)
+
+    second.publish_text(volume / "tickets/b", "x")
+    assert (volume / "tickets/.datakit-sidecar.lock").exists()
+
+
+def publisher_of_tickets(folder: Path) -> Publisher:
+    made = Publisher(PublishSettings(tickets=folder / "tickets"))
+    made.prepare(folder / "tickets")
+    return made
+
+
 def test_a_second_principal_has_a_cache_of_its_own(house: Any) -> None:
     house.kdc.add_principal("svc-other")
     house.vault.add_secret("/Kerberos/svc-other", {"keytab": house.keytab("svc-other")})

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -40,6 +40,7 @@ _PAUSE_AFTER_BUG: Final = 1.0
 class Agent:
     """Keeps the tickets of one principal.
 
+    :param beside: path → text of what is published with the tickets and is no secret, such as a krb5.conf.
     :param wants_key: called when the KDC has refused the key: the vault may hold another one.
     :param now: the clock, in seconds since 1970.
     """
@@ -54,6 +55,7 @@ class Agent:
         publisher: Publisher,
         refusals: Refusals,
         cache: Path,
+        beside: Mapping[Path, str],
         audit: AuditLog,
         board: Board,
         wants_key: Callable[[], None],
@@ -66,6 +68,7 @@ class Agent:
         self._publisher = publisher
         self._refusals = refusals
         self._cache = cache
+        self._beside = beside
         self._audit = audit
         self._board = board
         self._wants_key = wants_key
@@ -128,8 +131,7 @@ class Agent:
                     self._life.ended(fingerprint)
                 return step, settle
             now = self._now()
-            # not Path.exists, which raises what is wrong with the folder; publishing says it
-            if self._is_published and not os.path.exists(self._cache):  # noqa: PTH110
+            if self._is_published and not all(map(_exists, (self._cache, *self._beside))):
                 self._life.unpublished = True  # somebody removed it
             decision = self._life.next(now)
             if decision.step is Step.WAIT:
@@ -321,6 +323,9 @@ class Agent:
             done = bool(live) and self._publisher.publish(
                 self._cache, lambda path: self._realm.write(self._context(), path, live)
             )
+            for path, text in self._beside.items():
+                if done and not _exists(path):
+                    self._publisher.publish_text(path, text)
         except SidecarError as error:
             with self._changed:
                 self._life.publish_failed(error, self._now())
@@ -366,6 +371,10 @@ class Agent:
             board.tickets[self.principal.name].error = error
         level = logging.WARNING if error.retryable else logging.ERROR
         _log.log(level, "%s: %s failed: %s", self.principal.name, step, one_line(error))
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises what is wrong with the folder; publishing says it
 
 
 def _sort(service: str, got: dict[str, Ticket], failures: dict[str, SidecarError], outcome: Outcome[Ticket]) -> None:

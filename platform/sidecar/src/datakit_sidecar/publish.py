@@ -49,8 +49,8 @@ class Publisher:
         self._published: dict[Path, _Published] = {}
         self._digest_key = secrets.token_bytes(32)
         self._folders: list[Path] = []
-        self._held: list[int] = []
-        self._locked: list[Path] = []
+        self._held: dict[Path, int] = {}
+        """Each prepared folder and its lock's descriptor."""
 
     def prepare(self, *folders: Path) -> list[str]:
         """Make the folders, and find out now whether publishing in them will work.
@@ -63,9 +63,7 @@ class Publisher:
         """
         doubts = []
         for folder in folders:
-            self.make_folder(folder)
-            self._check_volume(folder)
-            self._take(folder)
+            self._claim(folder)
             with self._failures(folder):
                 for left in folder.rglob(f"{_TEMPORARY}*"):  # of a process that was killed
                     left.unlink(missing_ok=True)
@@ -79,12 +77,13 @@ class Publisher:
         return doubts
 
     def publish(self, path: Path, write: Callable[[Path], None], *, mode: int | None = None) -> bool:
-        """Publish a file.
+        """Publish a file; the folder is made, and taken again if it was removed since it was prepared.
 
         :param write: creates the file at the path that it gets.
         :param mode: another than the configured one.
         :returns: False if the publisher was closed meanwhile; nothing was published then.
         :raises PathTaken: what stands there is somebody else's.
+        :raises UnsafeVolume: the folder that is there now may not be published in.
         :raises PublishFailed: it could not be written; what was there is as it was.
         """
         return self._publish(path, write, mode=self._settings.mode if mode is None else mode)
@@ -93,6 +92,10 @@ class Publisher:
         with self._lock, self._failures(path):
             if self._closed:
                 return False
+            for folder in self._held:
+                if folder in path.parents and not self._holds(folder):
+                    self._claim(folder)  # it was removed, or the volume was mounted anew
+            self.make_folder(path.parent)
             self.refuse_foreign(path)
             scratch = _scratch(path.parent)
             try:
@@ -105,9 +108,9 @@ class Publisher:
             return True
 
     def publish_secret(self, folder: Path, name: str, value: Secret[bytes]) -> bool:
-        """Publish a secret's bytes, exactly, as ``folder/name``; the folder is made.
+        """Publish a secret's bytes, exactly, as ``folder/name``.
 
-        :raises PathTaken, PublishFailed: as :meth:`publish`.
+        :raises PathTaken, UnsafeVolume, PublishFailed: as :meth:`publish`.
         """
 
         def write(path: Path) -> None:
@@ -121,8 +124,6 @@ class Publisher:
             finally:
                 os.close(descriptor)
 
-        if not self._closed:
-            self.make_folder(folder)
         return self._publish(folder / name, write, mode=self._settings.mode, digest=self._digest(value))
 
     def has_secret(self, path: Path, value: Secret[bytes]) -> bool:
@@ -146,7 +147,7 @@ class Publisher:
     def publish_text(self, path: Path, text: str) -> bool:
         """Publish a file that is no secret, for everybody to read.
 
-        :raises PathTaken, PublishFailed: as :meth:`publish`.
+        :raises PathTaken, UnsafeVolume, PublishFailed: as :meth:`publish`.
         """
         return self.publish(path, lambda scratch: _write_text(scratch, text), mode=0o644)
 
@@ -160,13 +161,13 @@ class Publisher:
                     with contextlib.suppress(OSError):  # gone already, or the volume is: there is nothing to destroy
                         path.unlink()
                         removed += 1
-                for folder in self._locked:
+                for folder in filter(self._holds, self._held):
                     with contextlib.suppress(OSError):
                         (folder / _LOCK).unlink()
                 for folder in reversed(self._folders):
                     with contextlib.suppress(OSError):  # somebody else's files are in it
                         folder.rmdir()
-            for descriptor in self._held:
+            for descriptor in self._held.values():
                 os.close(descriptor)
             self._held.clear()
             return removed
@@ -182,7 +183,8 @@ class Publisher:
             missing = [each for each in (folder, *folder.parents) if not each.exists()]
             for each in reversed(missing):
                 each.mkdir(mode=0o700)
-                self._folders.append(each)
+                if each not in self._folders:
+                    self._folders.append(each)
                 self._hand_over(each, self._folder_mode(), owner=False)
             if not folder.is_dir():
                 raise PathTaken("this is no folder", subject=str(folder), fix="remove it, or choose another folder")
@@ -203,6 +205,11 @@ class Publisher:
                 fix="mount a tmpfs (emptyDir: {medium: Memory}); publish.allow_disk: true accepts a disk",
             )
 
+    def _claim(self, folder: Path) -> None:
+        self.make_folder(folder)
+        self._check_volume(folder)
+        self._take(folder)
+
     def _take(self, folder: Path) -> None:
         """Lock the folder for this process; two that publish in one would remove each other's files."""
         with self._failures(folder):
@@ -216,8 +223,16 @@ class Publisher:
                     subject=str(folder),
                     fix=f"see who it is: fuser -v {folder / _LOCK}; stop it, or choose another folder",
                 ) from None
-            self._held.append(descriptor)
-            self._locked.append(folder)
+            if folder in self._held:
+                os.close(self._held[folder])
+            self._held[folder] = descriptor
+
+    def _holds(self, folder: Path) -> bool:
+        """Whether the lock that stands in a prepared folder is still this process's."""
+        try:
+            return os.path.samestat((folder / _LOCK).lstat(), os.fstat(self._held[folder]))
+        except OSError:
+            return False
 
     def refuse_unsafe(self, folder: Path) -> None:
         """Make sure that no stranger can replace a folder, whether it exists or is still to be made.

@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Final
 
 from datakit_vault import RetryPolicy, Vault
@@ -59,10 +60,11 @@ class Sidecar:
         self._realm: Realm | None = None
         self._agents: list[Agent] = []
         if settings.kerberos is not None and settings.principals:
-            text = krb5conf.install(settings.kerberos)
-            self._publisher.publish_text(settings.publish.tickets / KRB5_CONF, text)
+            beside = {settings.publish.tickets / KRB5_CONF: krb5conf.install(settings.kerberos)}
+            for path, text in beside.items():
+                self._publisher.publish_text(path, text)
             self._realm = Realm(settings.kerberos)
-            self._agents = [self._agent(principal, self._realm) for principal in settings.principals]
+            self._agents = [self._agent(principal, self._realm, beside) for principal in settings.principals]
         self._vault = Vault(settings.vault, retry=_ONE_TRY)
         self._watch = Watch(
             settings,
@@ -74,7 +76,7 @@ class Sidecar:
             board=self.board,
         )
 
-    def _agent(self, principal: PrincipalSettings, realm: Realm) -> Agent:
+    def _agent(self, principal: PrincipalSettings, realm: Realm, beside: Mapping[Path, str]) -> Agent:
         kerberos = self.settings.kerberos
         assert kerberos is not None  # noqa: S101 - the caller looked
         life = Life(
@@ -91,6 +93,7 @@ class Sidecar:
             publisher=self._publisher,
             refusals=self._refusals,
             cache=self.settings.publish.tickets / principal.file_name,
+            beside=beside,
             audit=self.audit,
             board=self.board,
             wants_key=lambda: self._watch.look_now(principal.name),
@@ -124,8 +127,7 @@ class Sidecar:
             agent.stop()
         self._watch.stop()
         removed = self._publisher.close(destroy=destroy)
-        self.audit.write("stop", reason=reason, removed=removed, left=not destroy)
-        self.audit.close()
+        self.audit.stop(reason=reason, removed=removed, left=not destroy)
 
     def pages(self) -> dict[str, functools.partial[Page]]:
         """Return the pages for a :class:`HealthServer`."""
@@ -177,7 +179,6 @@ def run(settings: Settings, signals: Signals, *, stdout: IO[str] | None = None) 
         readiness = _Readiness(sidecar.board)
         while True:
             number = signals.next(readiness.note())
-            sidecar.audit.retry()
             if number in (signal.SIGTERM, signal.SIGINT):
                 break
             if number is not None:
