@@ -6,7 +6,8 @@ import io
 import json
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "audit.jsonl"
     write(path, 10)
     return path
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it did not happen within 30 s"
+        time.sleep(0.01)
 
 
 def write(path: Path, lines: int, **options: Any) -> None:
@@ -258,11 +266,10 @@ def test_an_older_file_is_never_written_over(tmp_path: Path) -> None:
     for _ in range(20):
         written.write("ticket.renewed")
 
+    until(lambda: f"{older.name} is there already" in (written.trouble or ""))
     assert older.read_bytes() == b"evidence\n"
-    assert written.trouble is not None
-    assert f"{older.name} is there already" in written.trouble
     older.unlink()
-    written.retry()
+    until(lambda: written.trouble is None)
     written.close()
     assert verify(path).problems == ()
 
@@ -277,13 +284,12 @@ def test_a_line_is_written_once_although_the_disk_refuses_to_confirm_it(tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", refuse)
         written.write("start")
+        until(lambda: "Input/output error" in (written.trouble or ""))
         written.write("ticket.issued")
-        assert written.trouble is not None
-    written.retry()
+    until(lambda: written.trouble is None)
     written.write("stop")
     written.close()
 
-    assert written.trouble is None
     assert (verify(path).lines, verify(path).problems) == (3, ())
 
 
@@ -291,6 +297,7 @@ def test_a_disk_that_is_full_keeps_the_line_for_later_and_says_so(tmp_path: Path
     path = tmp_path / "audit.jsonl"
     written = log(path)
     written.write("start")
+    until(lambda: len(lines(path)) == 1)
     real = os.write
     failing = True
 
@@ -300,14 +307,12 @@ def test_a_disk_that_is_full_keeps_the_line_for_later_and_says_so(tmp_path: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "write", full)
         written.write("ticket.issued")
-        assert written.trouble is not None
-        assert "No space left" in written.trouble
+        until(lambda: "No space left" in (written.trouble or ""))
         failing = False
-        written.retry()
+        until(lambda: written.trouble is None)
     written.write("stop")
     written.close()
 
-    assert written.trouble is None
     assert (verify(path).lines, verify(path).problems) == (3, ())
 
 
@@ -337,6 +342,66 @@ def test_threads_write_one_chain(tmp_path: Path) -> None:
     assert (verify(path).lines, verify(path).problems) == (400, ())
 
 
+@pytest.fixture
+def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A disk that answers only when it is released."""
+    released = threading.Event()
+    real = os.fsync
+
+    def hang(descriptor: int) -> None:
+        released.wait()
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", hang)
+    yield released
+    released.set()
+
+
+def test_a_disk_that_hangs_stops_no_line_and_no_end_and_is_told(
+    tmp_path: Path, hanging_disk: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datakit_sidecar.audit._LATE_SECONDS", 0.2)
+    stream = io.StringIO()
+    written = AuditLog(AuditSettings(file=tmp_path / "audit.jsonl", stdout=True, sync=True), stream=stream)
+
+    for _ in range(10):
+        written.write("ticket.renewed")
+
+    assert written.head[0] == 10
+    until(lambda: "the disk has not answered" in (written.trouble or ""))
+    written.write_last("stop", reason="SIGTERM")
+    assert stream.getvalue().count("\n") == 11
+    hanging_disk.set()
+    until(lambda: len(lines(tmp_path / "audit.jsonl")) == 11)
+    assert verify(tmp_path / "audit.jsonl").problems == ()
+
+
+def test_stop_is_the_last_line_whatever_other_threads_write(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    written = log(path)
+    begun = threading.Barrier(5)
+    over = threading.Event()
+
+    def work() -> None:
+        begun.wait()
+        while not over.is_set():
+            written.write("ticket.issued")
+            time.sleep(0)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    written.write_last("stop", reason="SIGTERM")
+    time.sleep(0.1)
+    over.set()
+    for thread in threads:
+        thread.join()
+
+    assert json.loads(lines(path)[-1])["event"] == "stop"
+    assert (verify(path).problems, verify(path).notes) == ((), ())
+
+
 class _Stalled(io.StringIO):
     """Standard output whose reader has stopped."""
 
@@ -353,8 +418,10 @@ def test_a_reader_of_standard_output_that_stalls_stops_nothing(tmp_path: Path) -
     stream = _Stalled()
     written = log(tmp_path / "audit.jsonl", stream=stream)
 
-    for _ in range(12_000):
+    for number in range(12_000):
         written.write("ticket.renewed")
+        if number % 4000 == 0:
+            until(lambda number=number: len(lines(tmp_path / "audit.jsonl")) > number)
 
     assert written.lost_copies > 0
     written.close()

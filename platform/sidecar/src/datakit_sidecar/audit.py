@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,17 +23,23 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from datakit_sidecar._chain import FIRST, ChainFile, entry_of, first_number, rotated
+from datakit_sidecar._outlet import Outlet
 from datakit_sidecar.errors import AuditFailed
 from datakit_sidecar.settings import AuditSettings
 
 _log = logging.getLogger(__name__)
 _MOST_WAITING: Final = 10_000
+_RETRY_SECONDS: Final = 1.0
+_LATE_SECONDS: Final = 5.0
+"""A disk that takes longer for one line hangs, or nearly so."""
+_CLOSE_SECONDS: Final = 2.0
+"""How long the disk is given at the end."""
 
 
 class AuditLog:
-    """Writes the chain. Thread-safe.
+    """Writes the chain. Thread-safe, and nobody waits for the disk.
 
-    A line that cannot be written does not stop the tickets: it is kept and tried again with the next one, and
+    A line that cannot be written does not stop the tickets: it is kept and tried again every second, and
     :attr:`trouble` makes the sidecar unready meanwhile.
 
     :param settings: where to.
@@ -45,20 +51,19 @@ class AuditLog:
     def __init__(
         self, settings: AuditSettings, *, stream: IO[str] | None = None, now: Callable[[], float] = time.time
     ) -> None:
-        self._settings = settings
         self._now = now
         self._lock = threading.Lock()
         self._number, self._previous = 0, FIRST
-        self._waiting: list[tuple[int, bytes]] = []
-        self._file: ChainFile | None = None
-        self.trouble: str | None = None
-        self._copies = _Copies(stream if stream is not None else sys.stdout) if settings.stdout else None
+        self._is_closed = False
+        self._writer: _Writer | None = None
         if settings.file is not None:
             try:
-                self._file = ChainFile(settings.file, settings)
+                file = ChainFile(settings.file, settings)
             except OSError as error:
                 raise _failed(settings.file, error) from None
-            self._number, self._previous = self._file.head
+            self._number, self._previous = file.head
+            self._writer = _Writer(settings.file, file)
+        self._copies = Outlet(stream if stream is not None else sys.stdout) if settings.stdout else None
 
     @property
     def head(self) -> tuple[int, str]:
@@ -71,82 +76,123 @@ class AuditLog:
         """Lines that standard output did not take."""
         return self._copies.lost if self._copies else 0
 
+    @property
+    def trouble(self) -> str | None:
+        """Why lines are not in the file; None if they are, or will be in a moment."""
+        return None if self._writer is None else self._writer.trouble
+
     def write(self, event: str, **details: Any) -> None:
-        """Write a line. ``details`` hold no secret."""
+        """Write a line, unless this is closed. ``details`` hold no secret."""
         with self._lock:
-            self._number += 1
-            moment = f"{datetime.fromtimestamp(self._now(), UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-            entry = {"n": self._number, "at": moment, "event": event, **details, "previous": self._previous}
-            line = json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode()
-            self._previous = hashlib.sha256(line).hexdigest()
-            if self._copies is not None:
-                self._copies.put(line)
-            if self._file is not None:
-                self._waiting.append((self._number, line))
-                self._write_waiting(self._file)
+            self._write(event, details)
 
-    def retry(self) -> None:
-        """Try again what could not be written."""
+    def write_last(self, event: str, **details: Any) -> None:
+        """Write a line that is the last one, whatever other threads do, and close."""
         with self._lock:
-            if self._file is not None and self.trouble is not None:
-                self._write_waiting(self._file)
+            self._write(event, details)
+            self._is_closed = True
+        self.close()
 
-    def close(self, seconds: float = 0.3) -> None:
-        """Give the copy on standard output that long to be taken, and close the file."""
+    def close(self) -> None:
+        """Write nothing from here on. Disk and standard output get a moment to take what they have not yet."""
+        with self._lock:
+            self._is_closed = True
+        if self._writer is not None:
+            self._writer.close()
         if self._copies is not None:
-            self._copies.close(seconds)
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
+            self._copies.drain()
 
-    def _write_waiting(self, file: ChainFile) -> None:
-        try:
-            while self._waiting:
-                file.append(*self._waiting[0])
-                del self._waiting[0]
-                file.sync()
-            file.sync()
-        except OSError as error:
-            del self._waiting[:-_MOST_WAITING]  # the gap shows in the chain
-            path = self._settings.file
-            assert path is not None  # noqa: S101 - it is what could not be written
-            if self.trouble is None:
-                _log.error("%s", _failed(path, error))
-            self.trouble = f"{path}: {error.strerror}"
-        else:
-            self.trouble = None
-
-
-class _Copies:
-    """Writes lines to standard output in a thread of its own: a pipe that nobody reads must not stop a ticket."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._lines: queue.Queue[bytes | None] = queue.Queue(_MOST_WAITING)
-        self._thread = threading.Thread(target=self._work, name="audit copy", daemon=True)
-        self._thread.start()
-        self.lost = 0
-
-    def put(self, line: bytes) -> None:
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
-            self.lost += 1
-
-    def close(self, seconds: float) -> None:
-        try:
-            self._lines.put(None, timeout=seconds)
-        except queue.Full:
+    def _write(self, event: str, details: dict[str, Any]) -> None:
+        if self._is_closed:
             return
-        self._thread.join(seconds)
+        self._number += 1
+        moment = f"{datetime.fromtimestamp(self._now(), UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        entry = {"n": self._number, "at": moment, "event": event, **details, "previous": self._previous}
+        line = json.dumps(entry, separators=(",", ":"), ensure_ascii=True)
+        self._previous = hashlib.sha256(line.encode()).hexdigest()
+        if self._copies is not None:
+            self._copies.write(f"{line}\n")
+        if self._writer is not None:
+            self._writer.put(self._number, line.encode())
+
+
+class _Writer:
+    """Writes lines to the file in a thread of its own: a disk that hangs must not stop a ticket."""
+
+    def __init__(self, path: Path, file: ChainFile) -> None:
+        self._path = path
+        self._file = file
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._failure: str | None = None
+        self._busy_since: float | None = None
+        self._is_ending = False
+        self._thread = threading.Thread(target=self._work, name="audit file", daemon=True)
+        self._thread.start()
+
+    @property
+    def trouble(self) -> str | None:
+        with self._changed:
+            busy = 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+            if busy > _LATE_SECONDS:
+                return f"{self._path}: the disk has not answered for {busy:.0f} s"
+            return self._failure
+
+    def put(self, number: int, line: bytes) -> None:
+        with self._changed:
+            self._waiting.append((number, line))
+            if len(self._waiting) > _MOST_WAITING:
+                self._waiting.popleft()  # the gap shows in the chain
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_ending = True
+            self._changed.notify()
+        self._thread.join(_CLOSE_SECONDS)
+        with self._changed:
+            left = len(self._waiting) + (self._busy_since is not None)
+        if left:
+            _log.error("%s: %d lines are not written: %s", self._path, left, self._failure or "the disk is too slow")
 
     def _work(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                self._stream.write(line.decode() + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):  # nobody reads any more
-                self.lost += 1
+        is_ending = False
+        while not is_ending:
+            with self._changed:
+                if self._failure is None:
+                    self._changed.wait_for(lambda: self._waiting or self._is_ending)
+                else:
+                    self._changed.wait_for(lambda: self._is_ending, _RETRY_SECONDS)
+                is_ending = self._is_ending
+            while self._write_one():
+                pass
+        self._file.close()
+
+    def _write_one(self) -> bool:
+        """Write the next line, or only confirm the last one; return whether more wait."""
+        with self._changed:
+            self._busy_since = time.monotonic()
+            taken = self._waiting.popleft() if self._waiting else None
+        failure = None
+        try:
+            if taken is not None:
+                self._file.append(*taken)
+                taken = None
+            self._file.sync()
+        except OSError as error:
+            failure = error
+        with self._changed:
+            self._busy_since = None
+            if failure is None:
+                self._failure = None
+                return bool(self._waiting)
+            if taken is not None:
+                self._waiting.appendleft(taken)
+            is_new = self._failure is None
+            self._failure = f"{self._path}: {failure.strerror}"
+        if is_new:
+            _log.error("%s", _failed(self._path, failure))
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class AuditSettings:
     keep: int = 10
     """Older files to keep; 0 keeps all."""
     sync: bool = True
-    """Whether each line is on the disk before the sidecar goes on. There are a few lines an hour."""
+    """Whether each line is confirmed to be on the disk before the next is written. There are a few lines an hour."""
     stdout: bool = True
 
 

@@ -127,7 +127,7 @@ class Sidecar:
             agent.stop()
         self._watch.stop()
         removed = self._publisher.close(destroy=destroy)
-        self.audit.stop(reason=reason, removed=removed, left=not destroy)
+        self.audit.write_last("stop", reason=reason, removed=removed, left=not destroy)
 
     def pages(self) -> dict[str, functools.partial[Page]]:
         """Return the pages for a :class:`HealthServer`."""
