@@ -56,7 +56,7 @@ def pod_house(house: House, cluster: KubernetesDouble) -> House:
 
 
 def pods(cluster: KubernetesDouble) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (found := cluster.pods("data")):
         assert time.monotonic() < deadline, "no pod was made"
         time.sleep(0.1)

@@ -12,9 +12,14 @@ from datakit.errors import AccessDenied, ConfigurationError, DatakitError, Nothi
 LARGEST_REPORT: Final = 1 << 20
 """Bytes. A report is a page of JSON; a datakit that leaves more would fill Airflow's database."""
 
+OF_THE_PROTOCOL: Final = frozenset(
+    {0, *(kind.exit_code for kind in (TemporaryError, AccessDenied, ConfigurationError, NothingToDo))}
+)
+"""The exit codes that a datakit chooses; any other happened to it."""
+
 Report = dict[str, Any]
 
-_SIGNALS: Final = 128
+SIGNALS: Final = 128
 """Above it, an exit code is that of a shell whose command was ended by a signal."""
 
 
@@ -40,7 +45,7 @@ def conclude(
 
     :param problem: what is wrong with the report, where there is none.
     :param what: the run, for people.
-    :param hint: what the runtime knows of a run that was killed.
+    :param hint: what the runtime knows of a run that ended otherwise than the protocol has it.
     :raises AirflowSkipException: there was nothing to do (99).
     :raises AirflowFailException: a retry cannot help (77, 78).
     :raises AirflowException: a retry may help (75), or is safe (any other).
@@ -75,7 +80,7 @@ def _text(exit_code: int, report: Report | None, problem: str | None, what: str,
         lines += [f"Likely cause: {error['cause']}"] if error.get("cause") else []
         lines += [f"Next step: {error['fix']}"] if error.get("fix") else []
     else:
-        lines += [f"Likely cause: {hint}"] if hint and exit_code > _SIGNALS else []
+        lines += [f"Likely cause: {hint}"] if hint else []
         lines += [f"Also: {problem}; its log above is what there is"] if problem else []
     return "\n".join(lines)
 
@@ -92,8 +97,8 @@ def _meaning(exit_code: int) -> str:
             return "ended with 78: configuration or contract, a retry cannot help"
         case 137:
             return "was killed (137): out of memory, or by hand"
-        case code if code > _SIGNALS:
-            return f"was ended by a signal ({code}: {_signal(code - _SIGNALS)})"
+        case code if code > SIGNALS:
+            return f"was ended by a signal ({code}: {_signal(code - SIGNALS)})"
         case code:
             return f"ended with {code}: a bug of the datakit"
 

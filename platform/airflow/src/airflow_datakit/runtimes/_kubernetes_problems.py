@@ -13,6 +13,7 @@ from kubernetes.client import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
+from airflow_datakit._outcome import SIGNALS
 from airflow_datakit.runtimes._pod import SIDECAR
 
 UNREACHABLE: Final = (HTTPError, ConfigException)
@@ -125,7 +126,7 @@ def exit_code(pod: Any, container: str) -> int | None:
     return None
 
 
-def hint(pod: Any, spec: RunSpec) -> str:
+def hint(code: int, pod: Any, spec: RunSpec) -> str | None:
     """Return what the cluster knows of a container that was killed."""
     for status in _statuses(pod):
         ended = status.state.terminated if status.state else None
@@ -133,7 +134,7 @@ def hint(pod: Any, spec: RunSpec) -> str:
             return (
                 f"it wanted more than {spec.resources.memory} of memory; a larger class is one argument: resource_class"
             )
-    return "the node was drained or lost, or somebody deleted the pod"
+    return "the node was drained or lost, or somebody deleted the pod" if code > SIGNALS else None
 
 
 def vanished(pod: Any, *, killed: bool) -> str:

@@ -20,7 +20,7 @@ from datakit.model.specification import RunSpec
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import Mount
 
-from airflow_datakit._outcome import LARGEST_REPORT, Report, fail, parse_report
+from airflow_datakit._outcome import LARGEST_REPORT, SIGNALS, Report, fail, parse_report
 from airflow_datakit._task import DatakitTask
 from airflow_datakit.runtimes import _docker_problems as problems
 from airflow_datakit.runtimes._places import REPORT, SECRETS, SHARED, TICKETS
@@ -227,7 +227,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             fail(problems.of(error, self.image, self.docker_url))
         finally:
             self._remove(container)
-        return self.finish(context, exit_code, report, problem, hint=self._hint(state))
+        return self.finish(context, exit_code, report, problem, hint=self._hint(exit_code, state))
 
     def _follow(self, container: str) -> None:
         """Start the container and log its lines until its log ends, which a lost connection makes it do, too."""
@@ -265,13 +265,13 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         with suppress(APIError):  # it has ended
             self.cli.kill(self.container["Id"], signal=number)
 
-    def _hint(self, state: dict[str, Any]) -> str:
+    def _hint(self, exit_code: int, state: dict[str, Any]) -> str | None:
         if state.get("OOMKilled"):
             return (
                 f"it wanted more than {self.spec.resources.memory} of memory; "
                 "a larger class is one argument: resource_class"
             )
-        return "somebody killed it, or the engine was stopped"
+        return "somebody killed it, or the engine was stopped" if exit_code > SIGNALS else None
 
     @property
     def _grace(self) -> int:

@@ -206,7 +206,7 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
         exit_code = self._exit_code()
         if exit_code is None:
             raise AirflowException(problems.vanished(self.remote_pod or self.pod, killed=self._killed))
-        return self.finish(context, exit_code, *self._left, hint=problems.hint(self.remote_pod, self.spec))
+        return self.finish(context, exit_code, *self._left, hint=problems.hint(exit_code, self.remote_pod, self.spec))
 
     def _exit_code(self) -> int | None:
         return problems.exit_code(self.remote_pod, self.base_container_name)

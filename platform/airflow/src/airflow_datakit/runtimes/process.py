@@ -18,7 +18,7 @@ from datakit.errors import ConfigurationError
 from datakit.model.environment import memory_bytes
 from datakit.model.specification import RunSpec
 
-from airflow_datakit._outcome import LARGEST_REPORT, Report, fail, parse_report
+from airflow_datakit._outcome import LARGEST_REPORT, OF_THE_PROTOCOL, Report, fail, parse_report
 from airflow_datakit._task import DatakitTask
 from airflow_datakit.runtimes import _launch
 
@@ -59,7 +59,7 @@ class DatakitProcessOperator(DatakitTask):
             self.log.info("%s, as %s", self.title, " ".join(command))
             exit_code = self._run(command, environment, folder)
             parsed, problem = parse_report(_read(report))
-            return self.finish(context, exit_code, parsed, problem, hint=self._hint())
+            return self.finish(context, exit_code, parsed, problem, hint=self._hint(exit_code))
 
     def on_kill(self) -> None:
         """Tell the datakit to end; :meth:`execute`, which goes on reading its log, kills it when its grace is over.
@@ -173,7 +173,9 @@ class DatakitProcessOperator(DatakitTask):
             return True
         return False
 
-    def _hint(self) -> str:
+    def _hint(self, exit_code: int) -> str | None:
+        if exit_code in OF_THE_PROTOCOL:
+            return None
         return (
             f"it may have wanted more than {self.spec.resources.memory} of memory; "
             "a larger class is one argument: resource_class"
