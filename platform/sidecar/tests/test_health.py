@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from datakit_sidecar import health
 from datakit_sidecar.errors import InvalidSettings, NotReady
 from datakit_sidecar.health import HealthServer, Page, ask
 from datakit_sidecar.settings import HealthSettings
@@ -87,6 +88,56 @@ def test_more_silent_clients_than_it_takes_are_turned_away_and_forgotten(server:
         except NotReady:
             assert time.monotonic() < deadline
     assert before < 40
+
+
+def test_a_client_that_dribbles_is_dropped_at_the_deadline(
+    server: HealthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_SECONDS", 0.5)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=0.1) as connection:
+        began = time.monotonic()
+        while time.monotonic() - began < 10:
+            try:
+                connection.sendall(b"x")
+                if connection.recv(1) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        else:
+            pytest.fail("it was not dropped")
+
+
+def test_a_server_that_dribbles_is_given_up_at_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=dribble, args=(listener,), daemon=True).start()
+
+        with pytest.raises(NotReady, match="no sidecar answers"):
+            ask("127.0.0.1", listener.getsockname()[1], "/readyz", seconds=0.5)
+
+
+def dribble(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection, contextlib.suppress(OSError):
+        for byte in b"HTTP/1.1 200 OK\r\n\r\n":
+            connection.sendall(bytes([byte]))
+            time.sleep(0.1)
+
+
+def test_probes_are_answered_again_after_a_moment_without_threads(
+    server: HealthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        for _ in range(20):  # more than it answers at once
+            with pytest.raises(NotReady):
+                ask("127.0.0.1", server.port, "/readyz", seconds=0.5)
+
+    assert ask("127.0.0.1", server.port, "/readyz").status == 200
 
 
 def test_a_port_that_is_taken_says_how_to_find_the_other(server: HealthServer) -> None:

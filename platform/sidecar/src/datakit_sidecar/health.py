@@ -85,15 +85,21 @@ class HealthServer:
             if not self._free.acquire(blocking=False):
                 connection.close()
                 continue
-            threading.Thread(target=self._answer, args=(connection,), name="probe", daemon=True).start()
+            try:
+                threading.Thread(target=self._answer, args=(connection,), name="probe", daemon=True).start()
+            except RuntimeError:  # there are as many threads as may be; the next probe may find fewer
+                connection.close()
+                self._free.release()
 
     def _answer(self, connection: socket.socket) -> None:
+        deadline = time.monotonic() + _SECONDS
         try:
             with connection:
-                connection.settimeout(_SECONDS)
-                request = _read_request(connection)
+                request = _read_request(connection, deadline)
                 if request is not None:
-                    connection.sendall(self._response(request))
+                    response = self._response(request)
+                    _wait_no_longer_than(deadline, connection)
+                    connection.sendall(response)
         except OSError:
             return  # whoever asked went away
         finally:
@@ -116,14 +122,26 @@ class HealthServer:
         return head.encode() + (b"" if words[0] == "HEAD" else body)
 
 
-def _read_request(connection: socket.socket) -> bytes | None:
+def _read_request(connection: socket.socket, deadline: float) -> bytes | None:
     request = b""
     while b"\r\n\r\n" not in request:
+        _wait_no_longer_than(deadline, connection)
         block = connection.recv(2048)
         if not block or len(request) > _LARGEST_BYTES:
             return None
         request += block
     return request
+
+
+def _wait_no_longer_than(deadline: float, connection: socket.socket) -> None:
+    """Let the next call on a connection end at the deadline: a timeout of its own begins anew with each byte.
+
+    :raises TimeoutError: it has passed.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time for a request is over")
+    connection.settimeout(left)
 
 
 def ask(address: str, port: int, path: str, *, seconds: float = _SECONDS) -> Page:
@@ -133,11 +151,14 @@ def ask(address: str, port: int, path: str, *, seconds: float = _SECONDS) -> Pag
     """
     host = "127.0.0.1" if address == "0.0.0.0" else address  # noqa: S104 - compared, not bound
     answer = b""
+    deadline = time.monotonic() + seconds
     try:
         with socket.create_connection((host, port), timeout=seconds) as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            _wait_no_longer_than(deadline, connection)
             while block := connection.recv(65536):
                 answer += block
+                _wait_no_longer_than(deadline, connection)
         head, _, body = answer.partition(b"\r\n\r\n")
         return Page(int(head.split(b" ", 2)[1]), "", body.decode())
     except (OSError, ValueError, IndexError) as error:
