@@ -120,6 +120,7 @@ def test_a_server_that_dribbles_is_given_up_at_the_deadline() -> None:
 def dribble(listener: socket.socket) -> None:
     connection, _ = listener.accept()
     with connection, contextlib.suppress(OSError):
+        connection.recv(2048)
         for byte in b"HTTP/1.1 200 OK\r\n\r\n":
             connection.sendall(bytes([byte]))
             time.sleep(0.1)
