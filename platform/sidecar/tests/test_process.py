@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .conftest import environment
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -51,6 +59,51 @@ def _listens(sidecar: Any) -> bool:
         return False
 
 
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """The end to write to of a pipe that is full, and that nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(writer)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("stalled", ["stdout", "stderr"])
+def test_a_reader_that_stalls_stops_neither_tickets_nor_the_end(house: Any, full_pipe: int, stalled: str) -> None:
+    outputs = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | {stalled: full_pipe}
+    command = [sys.executable, "-m", "datakit_sidecar.cli", "run", "--config", str(house.write())]
+    buffered = environment(PYTHONUNBUFFERED=None)  # a buffer has a lock, which its flush waits for
+    with subprocess.Popen(command, env=buffered, **outputs) as process:
+        try:
+            end = time.monotonic() + 30
+            while not house.cache.exists():
+                assert time.monotonic() < end, "no ticket within 30 s"
+                time.sleep(0.02)
+            process.terminate()
+
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+    assert not house.cache.exists()
+    assert json.loads(house.audit_file.read_text().splitlines()[-1])["event"] == "stop"
+
+
+def test_a_refusal_that_nobody_reads_ends_an_init_container(house: Any, full_pipe: int) -> None:
+    house.configuration["vault"]["urll"] = "x"
+    command = [sys.executable, "-m", "datakit_sidecar.cli", "once", "--config", str(house.write())]
+
+    assert subprocess.run(command, stderr=full_pipe, timeout=20, check=False).returncode == 78
+
+
 def test_it_gives_no_core_dump_and_cannot_be_traced(house: Any) -> None:
     sidecar = house.start()
     sidecar.wait_until_ready()
@@ -71,9 +124,6 @@ def test_another_process_of_the_user_cannot_look_into_its_memory(house: Any) -> 
     sidecar.wait_until_ready()
 
     # PR_GET_DUMPABLE of another process cannot be asked; root owns /proc/PID of one that is not dumpable
-    import subprocess
-    import sys
-
     code = f"open('/proc/{sidecar.pid}/mem', 'rb')"
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if ctypes.CDLL(None).geteuid() == 0 else []
     done = subprocess.run([*user, sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -107,8 +157,6 @@ def test_a_mistake_has_no_traceback(house: Any) -> None:
 
 
 def test_errors_are_json_for_scripts(house: Any) -> None:
-    import json
-
     house.configuration["vault"]["urll"] = "x"
 
     done = house.once("--json")
@@ -145,9 +193,6 @@ def _files(sidecar: Any) -> int:
 
 
 def test_an_init_container_that_is_told_to_end_does_so(house: Any) -> None:
-    import subprocess
-    import sys
-
     house.kdc.stop()
     command = [sys.executable, "-m", "datakit_sidecar.cli", "once", "--config", str(house.write())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -164,8 +209,6 @@ def test_an_init_container_that_is_told_to_end_does_so(house: Any) -> None:
 
 def test_nothing_that_libkrb5_freed_is_used(house: Any) -> None:
     """The C library fills freed memory with garbage here, so that a dangling handle ends the process at once."""
-    from .conftest import environment
-
     house.kdc.add_principal("svc-password", "s3same")
     house.vault.add_secret("/Kerberos/by-password", {"password": "s3same"})
     house.configuration["principals"].append(

@@ -9,7 +9,7 @@ import time
 from typing import IO, Final
 
 _MOST_WAITING: Final = 10_000
-CLOSE_SECONDS: Final = 0.3
+CLOSE_SECONDS: Final = 0.5
 """How long a reader that stalls is given at the end."""
 
 

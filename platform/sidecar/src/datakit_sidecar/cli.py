@@ -34,12 +34,29 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and end the process with its exit code."""
     options = _parser().parse_args(arguments)
-    code = _guarded(options.command, options)
-    with contextlib.suppress(BrokenPipeError):  # nobody reads the answer any more
-        sys.stdout.flush()
-        sys.stderr.flush()
+    if options.command in (_run, _once):
+        code = _unhindered(options)
+    else:
+        code = _guarded(options.command, options)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads the answer any more
+            sys.stdout.flush()
+            sys.stderr.flush()
     # a call to a silent KDC cannot be interrupted, and Python would wait for its thread at the end
     os._exit(code)
+
+
+def _unhindered(options: argparse.Namespace) -> int:
+    """Run a command that no reader of standard error can stop; the audit log sees to standard output.
+
+    Neither is flushed at the end: that would wait for the thread that writes to a full pipe.
+    """
+    from datakit_sidecar._outlet import Outlet
+
+    outlet = Outlet(sys.stderr)
+    with contextlib.redirect_stderr(outlet):
+        code = _guarded(options.command, options)
+        outlet.drain()
+    return code
 
 
 def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
