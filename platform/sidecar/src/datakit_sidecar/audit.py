@@ -1,8 +1,9 @@
 """The audit log: one JSON line for each thing that was done with a secret, chained by hashes.
 
 Each line holds the SHA-256 of the line before it, so that a line that is changed, removed or moved breaks the chain at
-that place, also across rotated files and restarts. Nobody can prove from a file alone that lines were not cut off at
-its end, or that the whole of it was not written anew: compare with the copy of standard output in your log collector.
+that place, also across rotated files and restarts. Nobody can prove from a file alone that its last line was not
+changed, that lines were not cut off at its end, or that the whole of it was not written anew: compare with the copy of
+standard output in your log collector.
 
 A line: ``{"n":2,"at":"2026-01-31T12:00:00.000000Z","event":"ticket.issued", …,"previous":"<64 hex digits>"}``.
 """
