@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -78,6 +79,17 @@ class Lab:
             text=True,
         )
         return [line.split("\t") for line in done.stdout.splitlines()]
+
+    def source(self, sql: str) -> list[list[Any]]:
+        """Run a batch in the source system, as the server itself; return its rows."""
+        program = (
+            "import json, sys; from pathlib import Path; from datakit_lab.control import call\n"
+            "print(json.dumps(call(Path(sys.argv[1]), 'run', sql=sys.argv[2], database='AirlineOps')['rows']))"
+        )
+        command = [self.commands / "python", "-c", program, self.state / "sqlserver.sock", sql]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows: list[list[Any]] = json.loads(done.stdout)
+        return rows
 
     def sidecar(self, port: int) -> str:
         """Return the configuration of the lab's sidecar, for one in a container, whose health is at ``port``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import subprocess
@@ -145,6 +146,74 @@ def at(house: House, lab: Lab, runtime: str, given: dict[str, Any]) -> dict[str,
     marketing.write_text(re.sub(r"(?m)^schema: .*$", f"schema: marketing_{runtime}", marketing.read_text()))
     house.forget()
     return {name: f"{name}_{runtime}" for name in ("finance", "marketing")}
+
+
+MILLION = """\
+  million:
+    table: ops.Million
+    key: [RowID]
+    slices: {column: RowID, rows: 300000}
+"""
+SLICED = """\
+ingest_slices(
+    "million", datakit="sqlserver-bronze", dataset="airline.million", warehouse="finance", retries=1, retry_delay=0
+)
+"""
+
+
+def test_a_million_rows_are_loaded_by_containers_and_a_slice_that_is_killed_is_tried_again_alone(
+    house: House, lab: Lab, built: None, tmp_path: Path
+) -> None:
+    lab.source(
+        "CREATE TABLE ops.Million (RowID bigint NOT NULL PRIMARY KEY, TailNumber varchar(6), ModifiedAt datetime2(3))"
+    )
+    lab.source(
+        "INSERT INTO ops.Million SELECT f.FlightID * 4 + v.n, f.TailNumber, f.ModifiedAt FROM ops.Flights AS f "
+        "CROSS JOIN (SELECT 0 AS n UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3) AS v"
+    )
+    [[expected]] = lab.source("SELECT count(*) FROM ops.Million")
+    assert expected > 1_000_000
+    manifest = house.root / "datakits/airline-source/datakit.yaml"
+    manifest.write_text(manifest.read_text() + MILLION)
+    warehouse = house.root / "warehouses/finance/warehouse.yaml"
+    warehouse.write_text(warehouse.read_text().replace("airline.planes]", "airline.planes, airline.million]"))
+    _image_with(manifest, tmp_path / "image")
+    with docker_sidecar(lab) as volume:
+        place = {"network": "host", "credentials_volume": volume}
+        house.at(lab, "million", runtime="docker", registry="datakit-test.local", docker=place)
+        with house.run_elsewhere(SLICED) as process:
+            killed = _kill_slice(1)
+            output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert killed in output
+    assert "state=failed" not in output
+    assert lab.sql("SELECT count(*), count(DISTINCT row_id) FROM million.million") == [[str(expected)] * 2]
+    assert lab.sql("SELECT count(*) FROM million._dk_loads") == [["1"]]
+    assert docker.from_env().containers.list(all=True, filters={"label": "datakit.worker"}) == []
+
+
+def _image_with(manifest: Path, folder: Path) -> None:
+    """Build the bronze datakit's image with another manifest of its source."""
+    folder.mkdir()
+    base = f"{REGISTRY}/datakits/sqlserver-bronze:v0.1.0"
+    (folder / "Dockerfile").write_text(f"FROM {base}\nCOPY datakit.yaml /datakit/datakits/airline-source/\n")
+    (folder / "datakit.yaml").write_text(manifest.read_text())
+    (folder / "datakit.yaml").chmod(0o644)
+    tag = "datakit-test.local/datakits/sqlserver-bronze:v0.1.0"
+    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    subprocess.run(["docker", "build", "-q", "-t", tag, folder], check=True, capture_output=True, env=environment)
+
+
+def _kill_slice(map_index: int) -> str:
+    """Kill the container of one slice as soon as it runs; return its short id."""
+    labels = ["datakit.task=million.load", f"datakit.map_index={map_index}"]
+    deadline = time.monotonic() + 300
+    while not (found := docker.from_env().containers.list(filters={"label": labels})):
+        assert time.monotonic() < deadline, "the slice never ran"
+        time.sleep(0.1)
+    time.sleep(1)  # it has begun to read
+    found[0].kill()
+    return str(found[0].id[:12])
 
 
 def test_one_dag_file_gives_the_same_rows_and_the_same_xcom_everywhere(
