@@ -104,6 +104,18 @@ def test_a_refusal_that_nobody_reads_ends_an_init_container(house: Any, full_pip
     assert subprocess.run(command, stderr=full_pipe, timeout=20, check=False).returncode == 78
 
 
+def test_no_thread_but_the_main_one_takes_a_signal(house: Any) -> None:
+    sidecar = house.start()
+    sidecar.wait_until_ready()
+    fetched = sum(1 << number - 1 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1))
+
+    threads = [path for path in Path(f"/proc/{sidecar.pid}/task").iterdir() if path.name != str(sidecar.pid)]
+    blocked = [int(re.findall(r"SigBlk:\s+(\w+)", (path / "status").read_text())[0], 16) for path in threads]
+
+    assert len(blocked) > 4
+    assert all(mask & fetched == fetched for mask in blocked)
+
+
 def test_it_gives_no_core_dump_and_cannot_be_traced(house: Any) -> None:
     sidecar = house.start()
     sidecar.wait_until_ready()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import queue
+import signal
 import threading
 import time
 from typing import IO, Final
@@ -24,7 +25,10 @@ class Outlet(io.TextIOBase):
         self._texts: queue.Queue[str | None] = queue.Queue(_MOST_WAITING)
         self.lost = 0
         self._thread = threading.Thread(target=self._work, name="outlet", daemon=True)
+        # A thread takes its mask from the one that starts it; a signal that this one took would end the process.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def write(self, text: str, /) -> int:
         """Take a text to be written, and flushed, soon."""
