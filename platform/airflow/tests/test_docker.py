@@ -338,6 +338,17 @@ def test_a_socket_that_is_denied_is_named_and_left_alone() -> None:
     assert "leave the socket's mode alone" in done.stdout
 
 
+def test_an_engine_that_goes_away_is_worth_a_retry() -> None:
+    from airflow_datakit.runtimes import _docker_problems
+    from requests.exceptions import ConnectionError as Gone
+
+    error = _docker_problems.of(
+        Gone("Connection aborted."), "registry.corp.example/x:v1", "unix:///var/run/docker.sock"
+    )
+    assert error.retryable
+    assert "Connection aborted." in str(error)
+
+
 def test_nothing_secret_is_in_what_docker_shows(docker_house: House) -> None:
     docker_house.body("open('/run/datakit/shared/secrets/finance-db/password').read(); time.sleep(5); report()")
     with docker_house.run_elsewhere(INGEST) as process:

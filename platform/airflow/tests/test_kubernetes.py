@@ -103,6 +103,13 @@ def test_an_exit_code_means_what_it_means_for_a_process(
     assert task.xcom_pull(task_ids="ingest")["exit_code"] == exit_code
 
 
+def test_a_task_that_keeps_no_xcom_still_knows_its_report(pod_house: House) -> None:
+    quiet = INGEST.replace('warehouse="finance"', 'warehouse="finance", do_xcom_push=False')
+    task = pod_house.run(quiet)["ingest"]
+    assert task.state == "success"
+    assert task.xcom_pull(task_ids="ingest") is None
+
+
 def test_every_line_is_in_the_tasks_log_once_and_at_its_level(
     pod_house: House, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,7 +173,7 @@ class DatakitTask(BaseOperator):
         :raises AirflowException: or one of its subclasses, as :func:`airflow_datakit._outcome.conclude` has it.
         """
         self.report = report
-        if exit_code != 0 and report is not None:
+        if exit_code != 0 and report is not None and self.do_xcom_push:
             context["ti"].xcom_push(XCOM_RETURN_KEY, report)
         return conclude(exit_code, report, problem, what=self.title, hint=hint)
 

@@ -7,7 +7,6 @@ import stat
 from pathlib import Path
 
 from datakit.errors import AccessDenied, ConfigurationError, DatakitError, TemporaryError
-from docker.errors import DockerException
 
 
 def check_socket(url: str) -> None:
@@ -36,7 +35,7 @@ def check_socket(url: str) -> None:
         raise _denied(path, f"uid {os.geteuid()} is neither its owner ({mode.st_uid}) nor in its group ({mode.st_gid})")
 
 
-def of(error: DockerException, image: str, url: object) -> DatakitError:
+def of(error: Exception, image: str, url: object) -> DatakitError:
     """Return what went wrong with the engine, the image or the network."""
     text = str(getattr(error, "explanation", None) or error)
     lowered = text.lower()

@@ -19,6 +19,7 @@ from datakit.model.environment import memory_bytes
 from datakit.model.specification import RunSpec
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import Mount
+from requests.exceptions import RequestException
 
 from airflow_datakit._outcome import LARGEST_REPORT, SIGNALS, Report, fail, parse_report
 from airflow_datakit._task import DatakitTask
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
 
 _WORKER: Final = "datakit.worker"
 _ENGINE_SECONDS: Final = 60
+_ENGINE_ERRORS: Final = (DockerException, RequestException)
+"""What the client raises: an answer that is an error, and an engine that went away."""
 
 
 class DatakitDockerOperator(DatakitTask, DockerOperator):
     """Runs a datakit as a container. What the real operator has no argument for is set when the container is made."""
 
     template_fields = ("request", "image")
-    _exit_expected = False
+    _told_to_end = False
 
     @classmethod
     def rendered(cls, spec: RunSpec) -> dict[str, Any]:
@@ -70,15 +73,15 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             self.container = self._create()
         except DatakitError as error:
             fail(error)
-        except DockerException as error:
+        except _ENGINE_ERRORS as error:
             fail(problems.of(error, self.image, self.docker_url))
         return self._run(context)
 
     def on_kill(self) -> None:
         """Tell the container to end, and kill it when its grace is over; :meth:`execute` reads its log meanwhile."""
-        if self.container is None or self._exit_expected:
+        if self.container is None or self._told_to_end:
             return
-        self._exit_expected = True
+        self._told_to_end = True
         self._kill(signal.SIGTERM)
         grace = threading.Timer(self._grace, self._kill, [signal.SIGKILL])
         grace.daemon = True
@@ -209,7 +212,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
 
     def _run(self, context: Context) -> Report:
         container = self.container["Id"]
-        self._exit_expected, self._lines_read = False, 0
+        self._told_to_end, self._lines_read = False, 0
         self.log.info("%s, container %s of %s", self.title, container[:12], self.image)
         try:
             try:
@@ -223,7 +226,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
                 self._catch_up(container)
             state = self.cli.inspect_container(container)["State"]
             report, problem = parse_report(self._report(container))
-        except DockerException as error:
+        except _ENGINE_ERRORS as error:
             fail(problems.of(error, self.image, self.docker_url))
         finally:
             self._remove(container)
@@ -239,7 +242,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
 
     def _catch_up(self, container: str) -> None:
         """Log the lines that were not read while they came: each line is in the task's log once."""
-        with suppress(APIError):  # a log driver that keeps nothing
+        with suppress(*_ENGINE_ERRORS):  # a log driver that keeps nothing
             whole = self.cli.logs(container, stdout=True, stderr=True, stream=False)
             for line in list(_lines(iter([whole])))[self._lines_read :]:
                 self.log_line(line)
@@ -257,12 +260,12 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             return file.read() if file else None
 
     def _remove(self, container: str) -> None:
-        with suppress(APIError):  # somebody else may remove it at the same time
+        with suppress(*_ENGINE_ERRORS):  # somebody else may remove it at the same time
             self.cli.stop(container, timeout=self._grace)
             self.cli.remove_container(container, force=True, v=True)
 
     def _kill(self, number: signal.Signals) -> None:
-        with suppress(APIError):  # it has ended
+        with suppress(*_ENGINE_ERRORS):  # it has ended
             self.cli.kill(self.container["Id"], signal=number)
 
     def _hint(self, exit_code: int, state: dict[str, Any]) -> str | None:

@@ -143,7 +143,7 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
             )
         return super().build_pod_request_obj(context, dry_run=dry_run)
 
-    def execute(self, context: Context) -> Report:  # the same in every runtime
+    def execute(self, context: Context) -> Report:
         """Run the pod, its log in the task's log as it comes, and return its report.
 
         :raises AirflowException: or one of its subclasses, as the run protocol's exit codes say.
@@ -196,6 +196,8 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
 
     def _concluded(self, context: Context, run: Callable[[], object]) -> Report:
         self._left, self._sidecar_said = (None, "the datakit left no run report"), ""
+        # whether or not Airflow keeps the report as XCom, the verdict needs it
+        wanted, self.do_xcom_push = self.do_xcom_push, True
         try:
             run()
         except problems.UNREACHABLE as error:
@@ -203,6 +205,8 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
         except (AirflowException, ApiException) as error:
             if self._exit_code() is None and not self._killed:
                 fail(problems.of_pod(error, self.remote_pod, self._sidecar_said, self.spec.environment.kubernetes))
+        finally:
+            self.do_xcom_push = wanted
         exit_code = self._exit_code()
         if exit_code is None:
             raise AirflowException(problems.vanished(self.remote_pod or self.pod, killed=self._killed))
