@@ -220,6 +220,11 @@ def test_a_missing_folder_is_named(fake: FakeVault, open_vault: Callable[..., Va
         open_vault(credentials=tmp_path / "nowhere").login()
 
 
+def test_a_folder_that_cannot_be_looked_at_is_named(open_vault: Callable[..., Vault], tmp_path: Path) -> None:
+    with pytest.raises(errors.CredentialsMissing, match="File name too long"):
+        open_vault(credentials=tmp_path / ("x" * 300)).login()
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_the_line_end_that_an_editor_adds_is_no_part_of_the_credential(
     fake: FakeVault, vault: Vault, tmp_path: Path, end: str
