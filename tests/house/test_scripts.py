@@ -34,7 +34,8 @@ class Machine:
             (self.tools / tool).symlink_to(shutil.which(tool) or f"/bin/{tool}")
         self.fake("python3", "shift; case $* in *import\\ sys*print*) echo 3.11;; esac")
         self.fake("ldconfig", "echo libltdl.so.7")
-        for name in ("krb5kdc", "kadmin.local", "klist", "tsql", "node", "npm", "gcc", "krb5-config"):
+        wanted = ("krb5kdc", "kadmin.local", "klist", "tsql", "docker-registry", "htpasswd", "faketime", "node", "npm")
+        for name in (*wanted, "gcc", "krb5-config"):
             self.fake(name)
         venv = 'for venv; do :; done; mkdir -p "$venv/bin" && ln -sf "$(dirname "$0")/python3" "$venv/bin/python"'
         self.fake("uv", f'if [ "$1" = venv ]; then {venv}; fi')
