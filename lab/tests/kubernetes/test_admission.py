@@ -110,7 +110,11 @@ def test_what_does_not_fit_is_said(store: Store, change: Json, said: str) -> Non
         {"hostPID": True},
         {"ephemeralContainers": [{"name": "debug"}]},
         {"volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]},
-        {"volumes": [{"name": "v", "downwardAPI": {"items": [{"path": "cpu", "resourceFieldRef": {}}]}}]},
+        {
+            "volumes": [
+                {"name": "v", "downwardAPI": {"items": [{"path": "cpu", "resourceFieldRef": {"resource": "cpu"}}]}}
+            ]
+        },
     ],
 )
 def test_what_is_not_modelled_is_refused(store: Store, spec: Json) -> None:

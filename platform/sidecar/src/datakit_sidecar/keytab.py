@@ -202,7 +202,7 @@ def _copy(
     file = krb5.kt_resolve(context, f"FILE:/proc/self/fd/{descriptor}".encode())
     for kvno, enctype in sorted(wanted):
         entry = krb5.kt_get_entry(context, file, owner, kvno=kvno, enctype=enctype)
-        krb5.kt_add_entry(context, target, owner, kvno, entry.timestamp, entry.key)
+        krb5.kt_add_entry(context, target, owner, kvno, entry.timestamp & 0xFFFFFFFF, entry.key)  # unsigned after 2038
 
 
 def _newest(found: list[Entry], principal: str, enctypes: Sequence[str] | None) -> list[Entry]:
