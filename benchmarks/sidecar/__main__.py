@@ -37,6 +37,7 @@ _HEADINGS: Final = (
     "fastest",
     "slowest",
     "÷ ours",
+    "of it CPU, s",
     "RSS, MB",
     "PSS",
     "after 100 renewals: RSS",
@@ -102,9 +103,10 @@ def _measured(
 
 
 def _start(contender: Contender, figures: Figures, *, counts: bool) -> None:
-    seconds = first_ticket(contender)
+    seconds, work = first_ticket(contender)
     if counts:
         figures.first_ticket.append(seconds)
+        figures.work.append(work)
 
 
 def _tried(figures: Figures, work: Callable[[], object]) -> None:
@@ -127,6 +129,7 @@ def _row(kind: type[Contender], figures: Figures, ours: Figures) -> list[str]:
         f"{min(figures.first_ticket):.3f}",
         f"{max(figures.first_ticket):.3f}",
         f"{start / median(ours.first_ticket):.2f}" if ours.first_ticket else "",
+        f"{median(figures.work):.2f}",
         *_weights(figures.early),
         *_weights(figures.late),
         f"{renewal * 1000:.1f}",

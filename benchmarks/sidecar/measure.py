@@ -49,11 +49,13 @@ class Figures:
     """What was measured of one contender.
 
     :ivar first_ticket: seconds from the start of the process to a valid ticket in its file, one per round.
+    :ivar work: processor seconds in them, which a busy machine does not change.
     :ivar renewal: processor seconds of a renewal, over all of them; the kernel counts hundredths of a second.
     :ivar look: processor seconds of a look at the vault; nothing for those who have none.
     """
 
     first_ticket: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
     renewal: float | None = None
     look: float = 0.0
     early: Weight | None = None
@@ -62,15 +64,16 @@ class Figures:
     error: str = ""
 
 
-def first_ticket(contender: Contender) -> float:
-    """Start it and wait for a ticket; return the seconds.
+def first_ticket(contender: Contender) -> tuple[float, float]:
+    """Start it and wait for a ticket; return the seconds, and those of a processor.
 
     :raises ContenderFailed: there is none.
     """
     began = time.perf_counter()
     with _running(contender) as process:
         _wait(contender, process, lambda: _has_ticket(contender))
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        return seconds, _processor_seconds(process.pid)
 
 
 def life(contender: Contender, figures: Figures, *, renewals: int) -> None:
@@ -148,23 +151,44 @@ def _wait(contender: Contender, process: subprocess.Popen[bytes], condition: Cal
 
 
 def _weight(pid: int) -> Weight:
-    resident, proportional = 0, 0
-    may_ask = True
-    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-        resident += process.memory_info().rss
+    while True:
         try:
-            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-            proportional += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-        except PermissionError:
-            may_ask = False
-    return Weight(resident, proportional if may_ask else None)
+            return _sum([_weight_of(each) for each in _family(pid)])
+        except (FileNotFoundError, ProcessLookupError):  # a child has just ended
+            continue
+
+
+def _weight_of(pid: int) -> Weight:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    try:
+        proportional = _kilobytes(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii"), "Pss")
+    except PermissionError:
+        proportional = None
+    return Weight(_kilobytes(status, "VmRSS"), proportional)
+
+
+def _kilobytes(text: str, name: str) -> int:
+    return int(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name}:"))) * 1024
+
+
+def _sum(weights: list[Weight]) -> Weight:
+    parts = [each.proportional for each in weights if each.proportional is not None]
+    return Weight(sum(each.resident for each in weights), sum(parts) if len(parts) == len(weights) else None)
 
 
 def _processor_seconds(pid: int) -> float:
     """Return what a process and its children, those that ended too, took so far."""
-    total = 0.0
-    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-        fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
-        # utime, stime, cutime, cstime: fields 14 to 17 of proc_pid_stat(5)
-        total += sum(int(field) for field in fields[11:15]) / _TICKS
-    return total
+    while True:
+        try:
+            # utime, stime, cutime, cstime: fields 14 to 17 of proc_pid_stat(5)
+            return sum(int(field) for each in _family(pid) for field in _stat(each)[11:15]) / _TICKS
+        except FileNotFoundError:  # a child has just ended; its time is its parent's from now on
+            continue
+
+
+def _family(pid: int) -> list[int]:
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()

@@ -240,11 +240,18 @@ class Result:
         self.require("no account was locked", not locked and soak.faults.most_tries < 3, f"{locked} requests refused")
 
     def _retried(self) -> list[str]:
-        denied: Counter[tuple[str, int]] = Counter()
+        """Return keys that were refused twice, and not taken in between."""
+        refused: set[tuple[Any, Any]] = set()
+        found = []
         for line in self._audit_lines():
-            if line["event"] == "ticket.denied" and line["reason"] == "KeyRefused" and line["kvno"] is not None:
-                denied[line["principal"], line["kvno"]] += 1
-        return [f"{name}, key {kvno}: {count} times" for (name, kvno), count in denied.items() if count > 1]
+            key = line.get("principal", ""), line.get("kvno")
+            if line["event"] == "ticket.issued":
+                refused.discard(key)
+            elif line["event"] == "ticket.denied" and line["reason"] == "KeyRefused" and key[1] is not None:
+                if key in refused:
+                    found.append(f"{key[0]}, key {key[1]}")
+                refused.add(key)
+        return found
 
     def _judge_weight(self) -> None:
         if len(self.soak.probe.weights) < 10:
