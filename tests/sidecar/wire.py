@@ -1,4 +1,4 @@
-"""The wire between sidecar and KDC: a relay that remembers what it carries, and can be told to say nothing.
+"""The wire between sidecar and KDC: a relay that remembers what it carries.
 
 What a KDC answers holds tickets. Who has the realm's own key can decrypt a ticket-granting ticket and see its session
 key, which is the one secret that a test could not know otherwise. Structures: RFC 4120, 5.3 to 5.4; encryption:
@@ -146,7 +146,7 @@ def _derived(key: bytes, usage: int, kind: int) -> bytes:
 
 
 def _folded(data: bytes) -> bytes:
-    """Fold five bytes to sixteen, as RFC 3961, 5.1 has it: copies, each turned 13 bits further, added with end-around carry."""  # noqa: E501
+    """Fold five bytes to sixteen (RFC 3961, 5.1): copies, each turned 13 bits further, added with end-around carry."""
     bits = len(data) * 8
     number = int.from_bytes(data, "big")
     copies = b"".join(

@@ -161,6 +161,8 @@ def _ended(soak: Soak) -> Result:
         result.require("SIGTERM ended it", code == 0, f"exit code {code}")
         seconds = time.monotonic() - began
         result.require("SIGTERM ended it soon", seconds < _STOP_SECONDS, f"after {seconds:.1f} s")
+        left = [str(path) for path in soak.stage.volume.rglob("*") if path.is_file()]
+        result.require("it took away what it had published", not left, ", ".join(left))
     result.judge()
     return result
 
