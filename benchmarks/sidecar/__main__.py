@@ -146,7 +146,8 @@ def _weights(weight: Weight) -> tuple[str, str]:
 def _show(rows: list[list[str]], console: Console) -> None:
     table = Table()
     for number, heading in enumerate(_HEADINGS):
-        table.add_column(heading, justify="left" if number < _WORDS else "right")
+        is_words = number < _WORDS
+        table.add_column(heading, justify="left" if is_words else "right", no_wrap=is_words)
     for row in rows:
         table.add_row(*row)
     console.print(table)
