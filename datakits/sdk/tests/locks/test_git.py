@@ -176,7 +176,8 @@ def test_a_command_that_is_told_to_end_finishes_its_commit_first(promoted: Any, 
 
 def test_a_full_disk_leaves_the_lock_as_it_was(promoted: Any) -> None:
     before = promoted.path("int").read_text()
-    command = [sys.executable, "-m", "datakit", "lock", "int", "sqlserver-bronze@1.1.0"]
+    # -B: Python itself would leave a bytecode file cut off, for everybody after it
+    command = [sys.executable, "-B", "-m", "datakit", "lock", "int", "sqlserver-bronze@1.1.0"]
     full = subprocess.run(["prlimit", "--fsize=500", *command], capture_output=True, text=True, check=False)
     assert 78 == full.returncode
     assert "it cannot be written: File too large; nothing was changed" in full.stderr

@@ -222,8 +222,9 @@ def test_a_full_disk_of_the_registry_is_told_and_leaves_no_release(tree: Tree, t
 def test_a_full_disk_of_this_machine_is_told_where_an_image_is_written(
     tree: Tree, address: str, tmp_path: Path
 ) -> None:
+    # -B: Python itself would leave a bytecode file cut off, for everybody after it
     done = subprocess.run(
-        [sys.executable, "-m", "datakit", "build", "airline-source", "--output", str(tmp_path / "image")],
+        [sys.executable, "-B", "-m", "datakit", "build", "airline-source", "--output", str(tmp_path / "image")],
         cwd=tree.root,
         env=os.environ | {"DATAKIT_REGISTRY": address},
         preexec_fn=functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (5000, 5000)),
