@@ -454,6 +454,25 @@ def test_a_lock_that_another_sidecar_took_meanwhile_is_not_taken_from_it(volume:
     assert (volume / "tickets/.datakit-sidecar.lock").exists()
 
 
+def test_a_lock_that_could_not_be_looked_at_for_a_moment_is_still_ones_own(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = publisher_of_tickets(volume)
+    look = Path.lstat
+
+    def denied(path: Path) -> os.stat_result:
+        if path.name == ".datakit-sidecar.lock":
+            raise PermissionError(13, "Permission denied")
+        return look(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", denied)
+        made.publish_text(volume / "tickets/a", "x")
+    assert (volume / "tickets/a").read_text() == "x"
+    with pytest.raises(PathTaken, match="another datakit-sidecar publishes here"):
+        publisher_of_tickets(volume)
+
+
 def publisher_of_tickets(folder: Path) -> Publisher:
     made = Publisher(PublishSettings(tickets=folder / "tickets"))
     made.prepare(folder / "tickets")

@@ -217,7 +217,11 @@ class Publisher:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                # a folder that could not be looked at a moment ago may hold this process's own lock
+                ours = folder in self._held and os.path.samestat(os.fstat(descriptor), os.fstat(self._held[folder]))
                 os.close(descriptor)
+                if ours:
+                    return
                 raise PathTaken(
                     "another datakit-sidecar publishes here",
                     subject=str(folder),
