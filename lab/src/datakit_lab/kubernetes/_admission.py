@@ -90,7 +90,7 @@ def _check_schema(pod: Json) -> None:
     """Hold the pod against the official schema, if ``kubernetes-validate`` is installed."""
     if importlib.util.find_spec("kubernetes_validate") is None:
         return
-    import kubernetes_validate  # type: ignore[import-not-found,unused-ignore]
+    import kubernetes_validate
 
     checked = {"apiVersion": "v1", "kind": "Pod", **pod}
     checked.pop("status", None)
