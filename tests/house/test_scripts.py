@@ -180,7 +180,10 @@ def test_every_target_of_the_makefile_is_in_its_help_and_runs_one_script() -> No
             assert os.access(script, os.X_OK), script
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").iterdir() if not path.suffix))
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_says_what_it_is_for_and_stops_at_the_first_error(script: str) -> None:
     lines = (ROOT / "scripts" / script).read_text().splitlines()
     assert lines[0] == "#!/usr/bin/env bash"
