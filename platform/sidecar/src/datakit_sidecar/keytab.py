@@ -200,9 +200,13 @@ def _copy(
     target: krb5.KeyTab,
 ) -> None:
     file = krb5.kt_resolve(context, f"FILE:/proc/self/fd/{descriptor}".encode())
-    for kvno, enctype in sorted(wanted):
-        entry = krb5.kt_get_entry(context, file, owner, kvno=kvno, enctype=enctype)
-        krb5.kt_add_entry(context, target, owner, kvno, entry.timestamp & 0xFFFFFFFF, entry.key)  # unsigned after 2038
+    name, wanted = krb5.unparse_name_flags(context, owner, 0), set(wanted)
+    # not krb5.kt_get_entry: what it returns is never freed (krb5 0.10), and each look would leave a copy of the key
+    for entry in file:
+        if krb5.unparse_name_flags(context, entry.principal, 0) == name and (entry.kvno, entry.key.enctype) in wanted:
+            wanted.discard((entry.kvno, entry.key.enctype))
+            kvno, timestamp = entry.kvno, entry.timestamp & 0xFFFFFFFF  # unsigned after 2038
+            krb5.kt_add_entry(context, target, owner, kvno, timestamp, entry.key)
 
 
 def _newest(found: list[Entry], principal: str, enctypes: Sequence[str] | None) -> list[Entry]:
