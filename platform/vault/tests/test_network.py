@@ -47,8 +47,13 @@ def raw_server(talk: Talk) -> Iterator[int]:
 
 def answering(data: bytes) -> Talk:
     def talk(connection: socket.socket) -> None:
+        connection.settimeout(5)
         connection.recv(65536)
         connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        # Closing with a part of the request unread would reset the connection, and the client might never see the answer.
+        while connection.recv(65536):
+            continue
 
     return talk
 
