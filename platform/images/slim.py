@@ -40,7 +40,7 @@ def strip(folder: Path) -> None:
     if shutil.which("strip") is None:
         return
     for library in folder.rglob("*.so"):
-        if library.parts[len(folder.parts)] in {"krb5", "gssapi"}:
+        if library.parts[len(folder.parts)] == "krb5":
             subprocess.run(["strip", "--strip-debug", str(library)], check=True)
 
 

@@ -131,7 +131,7 @@ print([str(file) for file in importlib.metadata.files("mssql_python_odbc") if "L
 
 def test_the_sidecar_has_kerberos_and_nothing_of_a_datakit() -> None:
     code = """
-import importlib.util, krb5, gssapi, datakit_vault, datakit_sidecar
+import importlib.util, krb5, datakit_vault, datakit_sidecar
 print([name for name in ("datakit", "pyarrow", "duckdb", "mssql_python", "psycopg") if importlib.util.find_spec(name)])
 """
     assert python("sidecar", code) == "[]\n"
