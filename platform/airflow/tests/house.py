@@ -91,6 +91,12 @@ class Lab:
         rows: list[list[Any]] = json.loads(done.stdout)
         return rows
 
+    def stall(self, table: str) -> None:
+        """Let the next read of a table stop in its middle for a minute: long enough to be killed there."""
+        fault = f"stall 60 after 1000 matching {table}"
+        command = [self.commands / "datakit-lab", "faults", fault, "--state-dir", self.state]
+        subprocess.run(command, check=True, capture_output=True)
+
     def sidecar(self, port: int) -> str:
         """Return the configuration of the lab's sidecar, for one in a container, whose health is at ``port``."""
         config = yaml.safe_load((self.state / "sidecar.yaml").read_text())

@@ -200,6 +200,7 @@ def test_a_task_that_is_marked_failed_takes_its_datakit_with_it(airflow: Airflow
 def test_a_worker_that_is_killed_in_the_middle_of_a_load_leaves_nothing_and_the_retry_completes_it(
     airflow: Airflow, house: House, lab: Lab
 ) -> None:
+    lab.stall("Flights")
     run = airflow.trigger("killed")
     [pid] = wait_for(lambda: pids(house, "killed"), 120)
     time.sleep(1)  # it has begun to read

@@ -182,7 +182,7 @@ def test_a_million_rows_are_loaded_by_containers_and_a_slice_that_is_killed_is_t
         place = {"network": "host", "credentials_volume": volume}
         house.at(lab, "million", runtime="docker", registry="datakit-test.local", docker=place)
         with house.run_elsewhere(SLICED) as process:
-            killed = _kill_slice(1)
+            killed = _kill_slice(1, lab)
             output, _ = process.communicate()
     assert process.returncode == 0, output
     assert killed in output
@@ -204,14 +204,17 @@ def _image_with(manifest: Path, folder: Path) -> None:
     subprocess.run(["docker", "build", "-q", "-t", tag, folder], check=True, capture_output=True, env=environment)
 
 
-def _kill_slice(map_index: int) -> str:
-    """Kill the container of one slice as soon as it runs; return its short id."""
+def _kill_slice(map_index: int, lab: Lab) -> str:
+    """Kill the container of one slice in the middle of its rows; return its short id."""
     labels = ["datakit.task=million.load", f"datakit.map_index={map_index}"]
     deadline = time.monotonic() + 300
     while not (found := docker.from_env().containers.list(filters={"label": labels})):
         assert time.monotonic() < deadline, "the slice never ran"
-        time.sleep(0.1)
-    time.sleep(1)  # it has begun to read
+        time.sleep(0.05)
+    found[0].pause()  # it has not read yet
+    lab.stall("Million")
+    found[0].unpause()
+    time.sleep(2)  # it has begun to read
     found[0].kill()
     return str(found[0].id[:12])
 
