@@ -32,6 +32,11 @@ def raw_server(talk: Talk) -> Iterator[int]:
         def one(connection: socket.socket) -> None:
             with connection, contextlib.suppress(OSError):
                 talk(connection)
+                # Closed with a part of the request unread, it would be reset, and the answer might never be seen.
+                connection.settimeout(5)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):
+                    continue
 
         def accept() -> None:
             with contextlib.suppress(OSError):
@@ -47,13 +52,8 @@ def raw_server(talk: Talk) -> Iterator[int]:
 
 def answering(data: bytes) -> Talk:
     def talk(connection: socket.socket) -> None:
-        connection.settimeout(5)
         connection.recv(65536)
         connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
-        # Closing with a part of the request unread would reset the connection, and the client might never see the answer.
-        while connection.recv(65536):
-            continue
 
     return talk
 
