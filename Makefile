@@ -1,11 +1,14 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ad test-airflow test-docker test-slow lint bench soak
+.PHONY: help demo demo-down test test-ad test-airflow test-docker test-slow lint bench soak
 
 help: ## what can be made (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## SQL Server tables, by Kerberos, into two warehouses; KEEP=1 leaves the lab up to look around
-	@scripts/demo $(ARGS)
+demo: ## SQL Server tables, by Kerberos and Airflow, into two warehouses; KEEP=1, RUNTIME=docker or process
+	@scripts/demo
+
+demo-down: ## end what a demo with KEEP=1 left running
+	@scripts/demo down
 
 test: ## every test that takes seconds; ARGS="-k name" goes to pytest
 	@scripts/test $(ARGS)

@@ -42,6 +42,7 @@ def test_a_duckdb_file_that_another_process_has_open_is_temporary_and_its_proces
     house.server.fault("stall 60 after 10000 matching Customer")
     holder = house.begin(MARKETING, run_id="holder")
     wait_until(lambda: house.duckdb.exists() and house.duckdb.stat().st_size > 0, holder)
+    house.located(marketing={"wait": "1s"})
     other = house.load(MARKETING, run_id="other")
     other.is_refused(other.error["type"], 75, str(house.duckdb), str(holder.process.pid))
     holder.kill()

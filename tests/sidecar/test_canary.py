@@ -154,6 +154,9 @@ def test_nothing_secret_is_seen_of_a_sidecar_whatever_goes_wrong(suspect: Suspec
     allowed += [(name, where) for name in database for where in scratch_files(suspect, stage.secret_file.parent)]
     shared = [str(stage.cache(by_password)), *scratch_files(suspect, stage.cache(by_password).parent)]
     allowed += [(name, where) for name in secrets if name.startswith("session key") for where in shared]
+    # for the moment in which libkrb5 reads it, a keytab is in a file that is the process's memory
+    memory = [where for where in suspect.places.seen if "/memfd:keytab " in where]
+    allowed += [(name, where) for name in secrets if "key" in name for where in memory]
     found = suspect.places.search(secrets, allowed=allowed)
 
     assert found == []

@@ -1,4 +1,4 @@
-"""The Docker Engine, as far as the Kubernetes double needs it: its HTTP API over the Unix socket, without a library.
+"""The Docker Engine, as far as the lab needs it: its HTTP API over the Unix socket, without a library.
 
 The paths and bodies are those of the Engine API 1.41 and later (https://docs.docker.com/reference/api/engine/).
 """
@@ -138,6 +138,24 @@ class Engine:
             raise
         return found
 
+    def create_volume(self, name: str, options: Mapping[str, str]) -> None:
+        """Make a named volume of the driver ``local``.
+
+        :param options: the driver's: ``type``, ``device``, ``o``.
+        """
+        self.json("POST", "/volumes/create", {"Name": name, "Driver": "local", "DriverOpts": dict(options)})
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume, if there is one of that name, and before it every container that has it."""
+        query = {"all": True, "filters": {"volume": [name]}}
+        for container in self.json("GET", "/containers/json", query=query):
+            self.remove_container(container["Id"])
+        self._remove(f"/volumes/{quote(name)}")
+
+    def remove_container(self, name: str) -> None:
+        """Kill and remove a container, if there is one of that name."""
+        self._remove(f"/containers/{quote(name)}")
+
     def pull(self, image: str, login: Mapping[str, str] | None = None) -> None:
         """Take an image from its registry.
 
@@ -166,6 +184,13 @@ class Engine:
         while len(head := response.read(8)) == 8:
             stream, size = struct.unpack(">BxxxI", head)
             yield stream, response.read(size)
+
+    def _remove(self, path: str) -> None:
+        try:
+            self.json("DELETE", path, query={"force": True})
+        except EngineRefused as error:
+            if error.status != http.client.NOT_FOUND:
+                raise
 
     def _target(self, path: str, query: Mapping[str, Any] | None) -> str:
         given = {name: _text(value) for name, value in (query or {}).items() if value is not None}

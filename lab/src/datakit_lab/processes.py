@@ -145,6 +145,28 @@ def launched(command: Sequence[str | Path], *, user: tuple[int, int] | None = No
     return [sys.executable, "-IS", str(_LAUNCHER), str(os.getpid()), str(uid), str(gid), *map(str, command)]
 
 
+def wait_for(condition: Callable[[], bool], *, seconds: float, pause: float = 0.1) -> bool:
+    """Ask, with a ``pause`` between, until something is so; return False if ``seconds`` passed first."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def started_at(pid: int) -> str:
+    """Return when a process started, in clock ticks of the machine; "" if it has ended.
+
+    With the process id it names one process among all that ever ran (proc(5), ``stat``, fields 3 and 22).
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
 def last_words(log: Path, lines: int = 3) -> str:
     """Return the last ``lines`` of a log file on one line, for a message."""
     text = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""

@@ -97,20 +97,6 @@ class Lab:
         command = [self.commands / "datakit-lab", "faults", fault, "--state-dir", self.state]
         subprocess.run(command, check=True, capture_output=True)
 
-    def sidecar(self, port: int) -> str:
-        """Return the configuration of the lab's sidecar, for one in a container, whose health is at ``port``."""
-        config = yaml.safe_load((self.state / "sidecar.yaml").read_text())
-        config["vault"] |= {"credentials": "/run/datakit/bootstrap", "ca_file": "/etc/datakit/authority.pem"}
-        config["publish"] = {
-            "tickets": "/run/datakit/shared/tickets",
-            "secrets": "/run/datakit/shared/secrets",
-            "mode": "0640",
-            "gid": 10000,
-        }
-        config["health"]["port"] = port
-        config["audit"] = {"stdout": True}
-        return yaml.safe_dump(config)
-
     def bootstrap(self) -> dict[str, str]:
         """Return the files of the sidecar's credential to the lab's vault."""
         return {path.name: path.read_text() for path in (self.state / "bootstrap").iterdir()}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +13,10 @@ from typing import Any
 
 import docker
 import pytest
+from datakit_lab.docker import Engine
 from datakit_lab.kubernetes import KubernetesDouble
+from datakit_lab.sidecar_container import SidecarContainer, container_configuration
+from datakit_lab.state import LabState
 
 from .conftest import free_ports
 from .house import REPOSITORY, House, Lab
@@ -43,46 +44,19 @@ def built(base_image: str) -> None:
 @contextmanager
 def docker_sidecar(lab: Lab) -> Iterator[str]:
     """Within, the real sidecar publishes into a volume in memory, whose name this yields."""
-    client, name = docker.from_env(), f"datakit-test-{secrets.token_hex(4)}"
-    options = {"type": "tmpfs", "device": "tmpfs", "o": "size=16m,uid=10001,gid=10000,mode=0750"}
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        configuration, bootstrap = Path(scratch, "configuration"), Path(scratch, "bootstrap")
-        files = {
-            configuration / "sidecar.yaml": lab.sidecar(free_ports(1)[0]),
-            configuration / "authority.pem": lab.authority(),
-            **{bootstrap / file: text for file, text in lab.bootstrap().items()},
-        }
-        for path, text in files.items():
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-        Path(scratch).chmod(0o755)
-        volume = client.volumes.create(name, driver="local", driver_opts=options)
-        stack.callback(volume.remove, force=True)
-        container = client.containers.run(
-            SIDECAR,
-            detach=True,
-            network_mode="host",
-            read_only=True,
-            cap_drop=["ALL"],
-            volumes={
-                name: {"bind": "/run/datakit/shared"},
-                str(configuration): {"bind": "/etc/datakit", "mode": "ro"},
-                str(bootstrap): {"bind": "/run/datakit/bootstrap", "mode": "ro"},
-            },
-        )
-        stack.callback(container.remove, force=True)
-        deadline = time.monotonic() + 60
-        while container.exec_run(["datakit-sidecar", "healthcheck"]).exit_code != 0:
-            assert time.monotonic() < deadline, container.logs().decode()
-            time.sleep(0.5)
-        yield name
+    volume = f"datakit-test-{secrets.token_hex(4)}"
+    with SidecarContainer(Engine(), LabState(lab.state), image=SIDECAR, volume=volume):
+        yield volume
 
 
 @contextmanager
 def cluster(lab: Lab) -> Iterator[KubernetesDouble]:
     """Within, a cluster has what the sidecar of each pod needs to reach the laboratory's vault."""
     with KubernetesDouble(namespaces=("data",)) as double:
-        files = {"sidecar.yaml": lab.sidecar(free_ports(1)[0]), "authority.pem": lab.authority()}
+        files = {
+            "sidecar.yaml": container_configuration(LabState(lab.state), free_ports(1)[0]),
+            "authority.pem": lab.authority(),
+        }
         for resource, given in {
             "serviceaccounts": {"metadata": {"name": "datakit"}},
             "configmaps": {"metadata": {"name": "sidecar"}, "data": files},
@@ -95,57 +69,85 @@ def cluster(lab: Lab) -> Iterator[KubernetesDouble]:
             yield double
 
 
+MOUNTED = "/var/lib/datakit"
+POD_TEMPLATE = """\
+apiVersion: v1
+kind: Pod
+spec:
+  containers:
+    - name: base
+      volumeMounts: [{{name: marketing, mountPath: {mounted}}}]
+  volumes:
+    - name: marketing
+      hostPath: {{path: {folder}}}
+"""
+
+
 @contextmanager
-def environment(runtime: str, lab: Lab) -> Iterator[dict[str, Any]]:
-    """Within, what this runtime needs is there; yield what its environment says of it."""
+def environment(runtime: str, house: House, lab: Lab) -> Iterator[None]:
+    """Within, the environment is this runtime in the laboratory; marketing's DuckDB file is in a folder of it."""
+    folder = house.scratch / runtime
+    folder.mkdir()
+    folder.chmod(0o777)  # containers write as the user of their image
     containers = {"runtime": runtime, "registry": REGISTRY}
-    match runtime:
-        case "process":
-            yield {"runtime": runtime}
-        case "docker":
-            with docker_sidecar(lab) as volume:
-                yield containers | {"docker": {"network": "host", "credentials_volume": volume}}
-        case "kubernetes":
-            place = {"namespace": "data", "service_account": "datakit", "xcom_image": f"{REGISTRY}/platform/xcom:v1"}
-            sidecar = {"image": SIDECAR, "config_map": "sidecar", "bootstrap_secret": "bootstrap"}
-            with cluster(lab):
-                yield containers | {"kubernetes": place, "sidecar": sidecar}
+    with ExitStack() as stack:
+        house.marketing = Path(MOUNTED, "marketing.duckdb")
+        match runtime:
+            case "process":
+                house.marketing = folder / "marketing.duckdb"
+                given = {"runtime": runtime}
+            case "docker":
+                volume = stack.enter_context(docker_sidecar(lab))
+                data = f"{volume}-data"
+                Engine().create_volume(data, {"type": "none", "o": "bind", "device": str(folder)})
+                stack.callback(Engine().remove_volume, data)
+                place = {"network": "host", "credentials_volume": volume, "volumes": {data: MOUNTED}}
+                given = containers | {"docker": place}
+            case "kubernetes":
+                stack.enter_context(cluster(lab))
+                house.put(
+                    "warehouses/environments/pod-template.yml", POD_TEMPLATE.format(mounted=MOUNTED, folder=folder)
+                )
+                place = {
+                    "namespace": "data",
+                    "service_account": "datakit",
+                    "xcom_image": f"{REGISTRY}/platform/xcom:v1",
+                    "pod_template": "pod-template.yml",
+                }
+                sidecar = {"image": SIDECAR, "config_map": "sidecar", "bootstrap_secret": "bootstrap"}
+                given = containers | {"kubernetes": place, "sidecar": sidecar}
+        house.at(lab, f"finance_{runtime}", **given)
+        house.forget()
+        yield
 
 
-def rows_of(lab: Lab, schema: str) -> list[list[str]]:
-    """Return count and digest of a table, without the columns that tell loads apart."""
-    columns = lab.sql(
-        "SELECT string_agg(quote_ident(column_name), ',' ORDER BY column_name) FROM information_schema.columns "
-        f"WHERE table_schema = '{schema}' AND table_name = 'flights' AND column_name NOT LIKE '\\_dk\\_%'"
-    )[0][0]
-    return lab.sql(
-        f"SELECT count(*), md5(string_agg(md5(row({columns})::text), '' ORDER BY flight_id)) FROM {schema}.flights"
-    )
+FINGERPRINT = """\
+import sys
+from datakit_lab import compare
+reader, place, table = sys.stdin.read().splitlines()
+print(compare.fingerprint(getattr(compare, reader)(place, table)))
+"""
 
 
-@pytest.fixture
-def shared_house(house: House, lab: Lab) -> House:
-    """Marketing is a second PostgreSQL warehouse here: a DuckDB file is of one machine, and a pod has none."""
-    text = (house.root / "warehouses/finance/warehouse.yaml").read_text()
-    text = text.replace("name: finance", "name: marketing").replace(
-        "connection: finance-db", "connection: marketing-db"
-    )
-    (house.root / "warehouses/marketing/warehouse.yaml").write_text(text)
-    return house
-
-
-def at(house: House, lab: Lab, runtime: str, given: dict[str, Any]) -> dict[str, str]:
-    """Let the environment be this runtime in the laboratory; return warehouse → its schema."""
-    house.at(lab, f"finance_{runtime}", **given)
-    file = house.root / "warehouses/environments/test.yaml"
-    text = file.read_text()
-    finance = re.search(r"  finance-db:\n((?:    .*\n)+)", text)
-    assert finance is not None
-    file.write_text(re.sub(r"  marketing-db:\n((?:    .*\n)+)", f"  marketing-db:\n{finance[1]}", text))
-    marketing = house.root / "warehouses/marketing/warehouse.yaml"
-    marketing.write_text(re.sub(r"(?m)^schema: .*$", f"schema: marketing_{runtime}", marketing.read_text()))
-    house.forget()
-    return {name: f"{name}_{runtime}" for name in ("finance", "marketing")}
+def landed(lab: Lab, house: House, runtime: str) -> dict[str, str]:
+    """Return columns, count and digest of the flights in each warehouse, without the columns that tell loads apart."""
+    password = (lab.state / "secrets/finance-db/password").read_text()
+    dsn = f"postgresql://finance:{password}@localhost:{lab.postgres}/finance"
+    file = house.scratch / runtime / "marketing.duckdb"
+    found = {}
+    for warehouse, asked in {
+        "finance": ("read_postgres", dsn, f"finance_{runtime}.flights"),
+        "marketing": ("read_duckdb", str(file), "airline.flights"),
+    }.items():
+        done = subprocess.run(
+            [lab.commands / "python", "-c", FINGERPRINT],
+            input="\n".join(asked),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        found[warehouse] = done.stdout
+    return found
 
 
 MILLION = """\
@@ -219,25 +221,25 @@ def _kill_slice(map_index: int, lab: Lab) -> str:
     return str(found[0].id[:12])
 
 
-def test_one_dag_file_gives_the_same_rows_and_the_same_xcom_everywhere(
-    shared_house: House, lab: Lab, built: None
-) -> None:
-    rows: dict[str, dict[str, list[list[str]]]] = {}
+def test_one_dag_file_gives_the_same_rows_and_the_same_xcom_everywhere(house: House, lab: Lab, built: None) -> None:
+    rows: dict[str, dict[str, str]] = {}
     reports: dict[str, dict[str, dict[str, Any]]] = {}
     text = None
     for runtime in RUNTIMES:
-        with environment(runtime, lab) as given:
-            schemas = at(shared_house, lab, runtime, given)
-            tasks = shared_house.run(DAG)
-            assert text in (None, (shared_house.dags / "example.py").read_text())
-            text = (shared_house.dags / "example.py").read_text()
+        with environment(runtime, house, lab):
+            tasks = house.run(DAG)
+            assert text in (None, (house.dags / "example.py").read_text())
+            text = (house.dags / "example.py").read_text()
             assert {task.state for task in tasks.values()} == {"success"}, runtime
-            rows[runtime] = {name: rows_of(lab, schema) for name, schema in schemas.items()}
-            reports[runtime] = {name: tasks[f"to_{name}"].xcom_pull(task_ids=f"to_{name}") for name in schemas}
-    assert int(rows["process"]["finance"][0][0]) > 300_000
+            rows[runtime] = landed(lab, house, runtime)
+            reports[runtime] = {
+                name: tasks[f"to_{name}"].xcom_pull(task_ids=f"to_{name}") for name in ("finance", "marketing")
+            }
     assert rows["docker"] == rows["kubernetes"] == rows["process"]
+    assert rows["process"]["finance"] == rows["process"]["marketing"]
     for name in ("finance", "marketing"):
         process, *others = (reports[runtime][name] for runtime in RUNTIMES)
+        assert process["rows_written"] > 300_000
         assert {key for key in process if process[key] is not None} >= OF_ONE_RUN - {"data_interval"}
         for other in others:
             assert other.keys() == process.keys()
@@ -246,19 +248,18 @@ def test_one_dag_file_gives_the_same_rows_and_the_same_xcom_everywhere(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_mistake_and_a_failure_end_alike_everywhere(shared_house: House, lab: Lab, built: None, runtime: str) -> None:
-    with environment(runtime, lab) as given:
-        at(shared_house, lab, runtime, given)
-        file = shared_house.root / "warehouses/environments/test.yaml"
+def test_a_mistake_and_a_failure_end_alike_everywhere(house: House, lab: Lab, built: None, runtime: str) -> None:
+    with environment(runtime, house, lab):
+        file = house.root / "warehouses/environments/test.yaml"
         good = file.read_text()
         file.write_text(good.replace("database: finance", "database: nowhere"))
-        shared_house.forget()
-        wrong = shared_house.run(DAG)["to_finance"]
+        house.forget()
+        wrong = house.run(DAG)["to_finance"]
         report = wrong.xcom_pull(task_ids="to_finance")
         assert (wrong.state, wrong.try_number, report["status"], report["exit_code"]) == ("failed", 1, "failed", 78)
         file.write_text(good.replace(f"port: {lab.postgres}", "port: 9"))
-        shared_house.forget()
-        away = shared_house.run(DAG)["to_finance"]
+        house.forget()
+        away = house.run(DAG)["to_finance"]
         report = away.xcom_pull(task_ids="to_finance")
         assert (away.state, away.try_number, report["status"], report["exit_code"]) == ("failed", 2, "failed", 75)
         assert report["error"]["type"] == "WarehouseUnavailable"

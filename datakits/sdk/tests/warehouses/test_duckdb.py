@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,36 @@ def load(case: WarehouseCase, run_id: str, rows: list[Any], base: int, **more: A
         run(warehouse, request(case, run_id, base=base, **more), rows)
 
 
-def test_another_process_that_has_the_file_is_named(duckdb_case: WarehouseCase, file: Path) -> None:
+@contextmanager
+def another_process(file: Path) -> Iterator[subprocess.Popen[str]]:
+    """Within, another process has the file open, until it is sent something."""
     program = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", program, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        with closing(duckdb_case.open()) as warehouse:
-            with pytest.raises(LoadInProgress, match=f"process {other.pid} "):
-                run(warehouse, request(duckdb_case, "a"), TWO)
-            other.communicate()
+        yield other
+
+
+def test_another_process_that_has_the_file_is_named(duckdb_case: WarehouseCase, file: Path) -> None:
+    impatient = open_warehouse("duckdb", {"path": str(file), "wait": "0s"}, where="environment")
+    with another_process(file) as other, closing(impatient) as warehouse:
+        with pytest.raises(LoadInProgress, match=f"process {other.pid} "):
             run(warehouse, request(duckdb_case, "a"), TWO)
+        other.communicate()
+        run(warehouse, request(duckdb_case, "a"), TWO)
+    assert rows_of(duckdb_case) == TWO
+
+
+def test_a_load_waits_for_another_process_to_close_the_file(
+    duckdb_case: WarehouseCase, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "datakit")
+    with another_process(file) as other:
+        threading.Timer(1, other.communicate).start()
+        load(duckdb_case, "a", TWO, 0)
+    assert f"waiting for process {other.pid}" in caplog.text
     assert rows_of(duckdb_case) == TWO
 
 
@@ -134,7 +153,8 @@ def test_rows_that_vanish_from_staging_are_noticed_at_commit(duckdb_case: Wareho
 
 FULL_DISK = """
 import json, resource, signal, sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datakit.errors import DatakitError
 from datakit.model.load import Slice
 from datakit.testing import WarehouseCase

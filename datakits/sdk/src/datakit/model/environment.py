@@ -110,15 +110,14 @@ class TaskDefaults(Model):
 
 
 class ProcessRuntime(Model):
-    """How datakits run as processes of the Airflow worker's machine, each in a Python environment of its own."""
+    """How datakits run as processes of the Airflow worker's machine, each in a Python environment of its own.
+
+    A relative path starts at the root of the tree.
+    """
 
     command: Annotated[
         tuple[str, ...],
-        Field(
-            min_length=1,
-            description="The datakit's command; {datakit} and {version} stand for its own, "
-            "a relative path starts at the root of the tree",
-        ),
+        Field(min_length=1, description="The datakit's command; {datakit} and {version} stand for its own"),
     ] = (".venv/bin/datakit",)
     tickets: Annotated[str, Field(description="Folder of credential caches, one for each principal")] = (
         "/run/datakit/tickets"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from datakit.errors import DriverMissing
 from datakit.model._base import Model
+from datakit.model.manifest import Duration
 from datakit.warehouses import Warehouse, adapter
 
 __all__ = ["DuckDBConnection", "open_warehouse"]
@@ -43,6 +45,11 @@ class DuckDBConnection(Model):
         ),
     ] = 1
 
+    wait: Annotated[
+        Duration,
+        Field(description="How long to wait for another process to close the file, before the run is refused"),
+    ] = timedelta(seconds=30)
+
     def file(self, base: Path) -> Path:
         """Return the database file, absolute; a relative path starts at ``base``."""
         return (base / Path(self.path).expanduser()).absolute()
@@ -61,4 +68,10 @@ def open_warehouse(settings: DuckDBConnection, /, *, where: str, base: Path) -> 
         from datakit.warehouses._duckdb.warehouse import DuckDBWarehouse
     except ImportError as error:
         raise DriverMissing.of("DuckDB", "duckdb", error) from None
-    return DuckDBWarehouse(settings.file(base), settings.memory_limit, settings.threads, where=where)
+    return DuckDBWarehouse(
+        settings.file(base),
+        memory_limit=settings.memory_limit,
+        threads=settings.threads,
+        wait=settings.wait.total_seconds(),
+        where=where,
+    )

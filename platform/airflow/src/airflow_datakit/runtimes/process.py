@@ -95,9 +95,9 @@ class DatakitProcessOperator(DatakitTask):
             **self.variables_for(
                 context,
                 report=str(report),
-                tickets=place.tickets,
-                secrets=place.secrets,
-                krb5_conf=place.krb5_conf,
+                tickets=str(self.spec.home / place.tickets),
+                secrets=str(self.spec.home / place.secrets),
+                krb5_conf=place.krb5_conf and str(self.spec.home / place.krb5_conf),
             ),
         }
         if folders := os.environ.get("DATAKIT_ENVIRONMENTS"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +28,10 @@ from datakit.errors import (
 from datakit.warehouses._duckdb.catalog import limits
 from datakit.warehouses._ledger import Execute
 
-_LOCKED: Final = re.compile(r"Conflicting lock is held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
+_LOG: Final = logging.getLogger("datakit.warehouses")
+_POLL_SECONDS: Final = 0.2
+_LOCKED: Final = re.compile(r"Conflicting lock is held in (?:(?P<program>.+?) \()?PID (?P<pid>\d+)")
+"""Without a program, and with PID 0, where the process is of another container."""
 _CORRUPT: Final = re.compile(r"[Cc]orrupt|Failure while replaying WAL")
 _FULL: Final = re.compile(
     # DuckDB spills no more than nine tenths of the room that there is, and then cannot "offload data block"
@@ -46,9 +51,12 @@ def lock_of(name: str) -> threading.Lock:
 
 
 class Database:
-    """The file and its settings; thread-safe."""
+    """The file and its settings; thread-safe.
 
-    def __init__(self, file: Path, memory_limit: str, threads: int, *, where: str) -> None:
+    :param wait: seconds to wait for another process to close the file.
+    """
+
+    def __init__(self, file: Path, *, memory_limit: str, threads: int, wait: float, where: str) -> None:
         if not file.parent.is_dir():
             raise InvalidFile(
                 f"the folder of the DuckDB file does not exist: {file.parent}",
@@ -58,6 +66,7 @@ class Database:
             )
         self.file = file
         self.limits = limits(memory_limit)
+        self._wait = wait
         self._settings: dict[str, str | int | bool] = {
             "memory_limit": memory_limit,
             "threads": threads,
@@ -76,12 +85,12 @@ class Database:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Return a new connection to the open database. The caller closes it.
 
-        :raises LoadInProgress: another process has the file open.
+        :raises LoadInProgress: another process has the file open, and did not close it in time.
         :raises LoginRefused: this user may not read and write the file.
         """
         with self._guard, self.translated():
             if self._connection is None:
-                connection = duckdb.connect(str(self.file))
+                connection = self._opened()
                 try:
                     for name, value in self._settings.items():
                         connection.execute(f"SET GLOBAL {name} = ?", [value])
@@ -92,6 +101,22 @@ class Database:
             cursor = self._connection.cursor()
             cursor.execute("SET TimeZone = 'UTC'")  # a setting of the session; load log and tests read text in UTC
             return cursor
+
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        """Open the file; while another process has it, wait for that one."""
+        deadline = time.monotonic() + self._wait
+        waiting = False
+        while True:
+            try:
+                return duckdb.connect(str(self.file))
+            except duckdb.IOException as error:
+                held = _LOCKED.search(str(error))
+                if held is None or time.monotonic() > deadline:
+                    raise
+                if not waiting:
+                    _LOG.info("%s: waiting for %s, which has the DuckDB file open", self.file, _holder(held))
+                waiting = True
+            time.sleep(_POLL_SECONDS)
 
     @contextmanager
     def transaction(self) -> Iterator[Execute]:
@@ -136,8 +161,8 @@ class Database:
             return LoadInProgress(
                 "another process has the DuckDB file open, and DuckDB lets in one process at a time",
                 subject=subject,
-                cause=f"process {held['pid']} ({held['program']})",
-                fix=f"wait for it, or look at it: ps -fp {held['pid']}",
+                cause=_holder(held),
+                fix=f"wait for it, or look at it: ps -fp {held['pid']}" if int(held["pid"]) else "wait for it",
             )
         if _FULL.search(text):
             return WarehouseUnavailable(
@@ -183,3 +208,9 @@ def executor(cursor: duckdb.DuckDBPyConnection) -> Execute:
         return cursor.execute(sql, list(parameters)).fetchall()
 
     return execute
+
+
+def _holder(held: re.Match[str]) -> str:
+    if not int(held["pid"]):
+        return "a process of another container"
+    return f"process {held['pid']}" + (f" ({held['program']})" if held["program"] else "")

@@ -30,8 +30,8 @@ _KEYS_AT_ONCE: Final = 500_000
 class DuckDBWarehouse:
     """See :class:`datakit.warehouses.Warehouse`."""
 
-    def __init__(self, file: Path, memory_limit: str, threads: int, *, where: str) -> None:
-        self._database = Database(file, memory_limit, threads, where=where)
+    def __init__(self, file: Path, *, memory_limit: str, threads: int, wait: float, where: str) -> None:
+        self._database = Database(file, memory_limit=memory_limit, threads=threads, wait=wait, where=where)
 
     # what there is
 

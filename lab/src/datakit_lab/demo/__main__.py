@@ -1,0 +1,105 @@
+"""``python -m datakit_lab.demo``: tell the whole story; ``… down``: end what a demo with KEEP=1 left running.
+
+``RUNTIME`` is ``process`` or ``docker``; with ``KEEP=1`` everything stays up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from datakit_lab.demo.airflow import Airflow
+from datakit_lab.demo.places import Containers, Place, Processes
+from datakit_lab.demo.story import Demo
+from datakit_lab.errors import LabError
+from datakit_lab.state import LabState
+
+
+def main() -> None:
+    """Do what the command line asks."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if sys.argv[1:] == ["down"]:
+            _down()
+        else:
+            _tell()
+    except LabError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _tell() -> None:
+    root = Path.cwd()
+    state = LabState(root / ".lab")
+    airflow = _airflow(root, state)
+    if state.running:
+        raise LabError("a lab runs already in .lab; the demo wants a fresh one", fix="make demo-down")
+    keep = os.environ.get("KEEP", "") not in {"", "0"}
+    place = _place(os.environ.get("RUNTIME", "process"), state)
+    demo = Demo(Console(width=None if sys.stdout.isatty() else 150), root, place, airflow)
+    finished = False
+    try:
+        demo.bring_the_lab_up()
+        demo.show_the_credentials()
+        demo.start_airflow()
+        first = demo.load_and_rotate("First load: January to November, and meanwhile new keys and a new password")
+        demo.let_the_source_live()
+        second = demo.load("Second load: only what changed")
+        demo.show("First load", first)
+        demo.show("Second load", second)
+        demo.prove_equality()
+        finished = True
+    finally:
+        if not finished:
+            _end(airflow, place)
+    if not keep:
+        demo.clean_up()
+    demo.verify_the_audit_log()
+    demo.say_how_to_look_around(kept=keep)
+
+
+def _down() -> None:
+    root = Path.cwd()
+    state = LabState(root / ".lab")
+    place: Place = Processes(state)
+    with contextlib.suppress(LabError):  # where no engine answers, nothing is left in one
+        place = Containers(state)
+    _end(_airflow(root, state), place)
+
+
+def _end(airflow: Airflow, place: Place) -> None:
+    airflow.stop()
+    place.stop()
+    if place.state.running:
+        subprocess.run(["datakit-lab", "down"], check=False)
+
+
+def _place(runtime: str, state: LabState) -> Place:
+    match runtime:
+        case "process":
+            return Processes(state)
+        case "docker":
+            return Containers(state)
+        case _:
+            raise LabError(f"RUNTIME is {runtime!r}", fix="RUNTIME=process, or RUNTIME=docker")
+
+
+def _airflow(root: Path, state: LabState) -> Airflow:
+    return Airflow(state.directory / "airflow", logs=state.logs, tree=root, commands=root / ".venv-airflow/bin")
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Where datakits run in the demo: as processes, or as containers; and what each of these needs besides the lab."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from datakit_lab.docker import Engine
+from datakit_lab.sidecar import readiness
+from datakit_lab.sidecar_container import SidecarContainer
+from datakit_lab.state import LabState
+
+_SIDECAR_IMAGE: Final = "datakit.local/platform/sidecar"
+_CREDENTIALS: Final = "datakit-credentials"
+_MARKETING: Final = "datakit-marketing"
+
+
+class Place(ABC):
+    """A runtime, as the demo knows it.
+
+    :cvar environment: the environment in ``warehouses/environments`` that has it.
+    :cvar means: what a task is, for people.
+    """
+
+    environment: str
+    means: str
+
+    def __init__(self, state: LabState) -> None:
+        self.state = state
+
+    @property
+    @abstractmethod
+    def marketing(self) -> Path:
+        """The database of the warehouse marketing, as this machine sees it."""
+
+    @property
+    def audit_log(self) -> Path:
+        """The audit log of the sidecar that serves the datakits."""
+        return self.state.audit
+
+    def start(self) -> None:
+        """Start what it needs, once the lab is up; forget what an earlier demo left in marketing."""
+        self.marketing.parent.mkdir(exist_ok=True)
+        for leftover in self.marketing.parent.glob(f"{self.marketing.name}*"):
+            leftover.unlink()
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Remove what :meth:`start` made, but for what a person may look at."""
+
+    def audit_lines(self) -> list[str]:
+        """Return the lines of that audit log."""
+        return self.audit_log.read_text(encoding="utf-8").splitlines() if self.audit_log.exists() else []
+
+    def sidecar(self) -> dict[str, Any] | None:
+        """Return what the sidecar that serves the datakits says of itself, None while it is not ready."""
+        record = self.state.read()
+        return readiness(record.services["sidecar"].port) if record else None
+
+
+class Processes(Place):
+    """Datakits are processes; the lab's own sidecar serves them."""
+
+    environment = "local"
+    means = "a process"
+
+    @property
+    def marketing(self) -> Path:
+        """The database of the warehouse marketing, as this machine sees it."""
+        return self.state.directory / "marketing.duckdb"
+
+    def stop(self) -> None:
+        """Leave everything: the database may be looked at, the sidecar is the lab's."""
+
+
+class Containers(Place):
+    """Datakits are containers; so is a sidecar, which publishes for them into a volume in memory."""
+
+    environment = "local-docker"
+    means = "a container"
+
+    def __init__(self, state: LabState) -> None:
+        super().__init__(state)
+        self._engine = Engine()
+        image = f"{_SIDECAR_IMAGE}:v{version('datakit-sidecar')}"
+        self._sidecar = SidecarContainer(self._engine, state, image=image, volume=_CREDENTIALS)
+
+    @property
+    def marketing(self) -> Path:
+        """The database of the warehouse marketing, as this machine sees it."""
+        return self.state.directory / "marketing" / "marketing.duckdb"
+
+    @property
+    def audit_log(self) -> Path:
+        """The audit log of the sidecar that serves the datakits."""
+        return self.state.logs / "audit-container.jsonl"
+
+    def start(self) -> None:
+        """Start the sidecar's container, and make the volume that leads to the folder of the database."""
+        super().start()
+        self._engine.remove_volume(_MARKETING)
+        self.marketing.parent.chmod(0o777)  # datakits write there as the user of their image
+        options = {"type": "none", "o": "bind", "device": str(self.marketing.parent)}
+        self._engine.create_volume(_MARKETING, options)
+        self._sidecar.start()
+
+    def stop(self) -> None:
+        """Remove both; the sidecar's audit log and the database stay."""
+        self._sidecar.stop()
+        self.audit_lines()
+        self._sidecar.close()
+        self._engine.remove_volume(_MARKETING)
+
+    def audit_lines(self) -> list[str]:
+        """Return the lines of that audit log, and keep them where :attr:`audit_log` says."""
+        if lines := self._sidecar.audit():
+            self.audit_log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return lines
+
+    def sidecar(self) -> dict[str, Any] | None:
+        """Return what the sidecar's container says of itself, None while it is not ready."""
+        return readiness(self._sidecar.port)
