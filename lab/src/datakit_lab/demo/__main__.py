@@ -31,7 +31,7 @@ def main() -> None:
         else:
             _tell()
     except LabError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        Console(stderr=True).print(f"demo: {error}", markup=False, highlight=False)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
