@@ -129,6 +129,7 @@ def airflow(house: House) -> Iterator[Airflow]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__WORKERS": "1",
@@ -183,6 +184,13 @@ def test_a_triggered_run_loads_and_its_report_is_one_click_away(airflow: Airflow
 
     log = airflow.client.get(f"{airflow.url}/api/v2{path}/logs/1", headers={"Accept": "application/json"}).text
     assert log.count("airline.planes → finance: committing") == 1
+
+
+def test_a_page_says_what_runs_where_to_who_may_see_it(airflow: Airflow) -> None:
+    page = airflow.client.get(f"{airflow.url}/datakits/")
+    assert page.status_code == 200
+    assert "sqlserver-bronze" in page.text
+    assert httpx.get(f"{airflow.url}/datakits/", timeout=120).status_code == 401
 
 
 def test_a_task_that_is_marked_failed_takes_its_datakit_with_it(airflow: Airflow, house: House) -> None:

@@ -1,4 +1,4 @@
-"""The page of a run report: what a task did, for people, and the JSON that it left."""
+"""The pages: of a run report (what a task did, for people, and the JSON that it left), and of what runs where."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import requires_access_dag, requires_access_view
 from airflow.models.xcom import XComModel
 from airflow.providers.common.compat.sdk import XCOM_RETURN_KEY
+from datakit.errors import DatakitError
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse
 
+from airflow_datakit._html import document, error_box
+from airflow_datakit._status_page import status_page
+
 _FIRST: Final = ("status", "dataset", "warehouse", "table", "mode", "rows_read", "rows_written", "seconds", "datakit")
-_STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1f2d2b }
-table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; vertical-align: top }
-pre { background: #f2f5f4; padding: 1rem; overflow-x: auto } .error { background: #fbeceb; padding: .5rem 1rem }
-@media (prefers-color-scheme: dark) { body { background: #16201e; color: #dbe5e2 } pre { background: #1f2d2b }
-.error { background: #4a2422 } }
-"""
 
 
 def application() -> FastAPI:
@@ -33,6 +30,14 @@ def application() -> FastAPI:
         openapi_url=None,
         dependencies=[Depends(requires_access_view(AccessView.PLUGINS))],
     )
+
+    @app.get("/")
+    def what_runs_where() -> HTMLResponse:
+        try:
+            return HTMLResponse(status_page())
+        except DatakitError as error:
+            box = error_box(error.what, error.subject, error.cause, error.fix)
+            return HTMLResponse(document("What runs where", box), status_code=503)
 
     @app.get(
         "/reports/{dag_id}/{run_id}/{task_id}/{map_index}",
@@ -61,20 +66,18 @@ def _page(title: str, run_id: str, report: Any) -> str:
         for name in _FIRST
         if known.get(name) is not None
     )
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{escape(title)}</h1><p>{escape(run_id)}</p><table>{rows}</table>{_error(known.get('error'))}"
-        f"<h2>Run report</h2><pre>{escape(json.dumps(report, indent=2, ensure_ascii=False, default=str))}</pre></html>"
+    text = json.dumps(report, indent=2, ensure_ascii=False, default=str)
+    return document(
+        title,
+        f"<p>{escape(run_id)}</p><table>{rows}</table>{_error(known.get('error'))}"
+        f"<h2>Run report</h2><pre>{escape(text)}</pre>",
     )
 
 
 def _error(error: Any) -> str:
     if not isinstance(error, dict):
         return ""
-    words = {"subject": "Where", "cause": "Likely cause", "fix": "Next step"}
-    lines = [f"<p><b>{escape(_text(error.get('what')))}</b></p>"]
-    lines += [f"<p>{label}: {escape(_text(error[key]))}</p>" for key, label in words.items() if error.get(key)]
-    return f"<div class=error>{''.join(lines)}</div>"
+    return error_box(*(error.get(key) for key in ("what", "subject", "cause", "fix")))
 
 
 def _text(value: Any) -> str:

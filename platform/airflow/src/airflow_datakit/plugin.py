@@ -31,3 +31,12 @@ class DatakitPlugin(AirflowPlugin):
 
     name = "datakit"
     fastapi_apps = [{"app": _Pages(), "url_prefix": PAGE, "name": "Datakits"}]  # noqa: RUF012  # Airflow's interface
+    external_views = [  # noqa: RUF012  # the same
+        {
+            "name": "Datakits",
+            "href": f"{PAGE}/",
+            "destination": "nav",
+            "url_route": "datakits",
+            "nav_top_level": True,
+        }
+    ]

@@ -1,0 +1,60 @@
+"""The page that answers what runs where: every environment of the tree that this Airflow was deployed with.
+
+It shows what ``datakit status --offline`` shows in that tree. It asks no registry: a page that many people keep open
+must not depend on one.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from datakit.model.project import Project
+
+from airflow_datakit._html import document
+from airflow_datakit._tree import chosen_environment, chosen_project
+
+if TYPE_CHECKING:
+    from datakit.release.status import StatusRow
+
+_COLUMNS = ("warehouse", "datakit", "version", "digest", "since", "by", "why")
+
+
+def status_page() -> str:
+    """Return the page.
+
+    :raises DatakitError: there is no tree, no environment is chosen, or a file of the tree cannot be read.
+    """
+    from datakit.release.status import status
+
+    project = Project(chosen_project().root)  # read anew: this process lives long, and on a laptop the tree changes
+    own = chosen_environment(project)
+    rows, _ = status(project, open_registry=None)
+    groups = {name: list(found) for name, found in groupby(rows, key=lambda row: row.environment)}
+    order = sorted(groups, key=lambda name: (name != own, name))
+    body = "".join(_environment(name, groups[name], own=name == own) for name in order)
+    intro = f"<p>As pinned in {escape(str(project.root))}, which this Airflow was deployed with.</p>"
+    return document("What runs where", f"{intro}{body or '<p>No warehouse takes anything in any environment.</p>'}")
+
+
+def _environment(name: str, rows: list[StatusRow], *, own: bool) -> str:
+    mark = " <small>this Airflow's environment</small>" if own else ""
+    head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
+    return (
+        f"<h2>{escape(name)}{mark}</h2><table class=wide><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(map(_row, rows))}</tbody></table>"
+    )
+
+
+def _row(row: StatusRow) -> str:
+    pin = row.pin
+    if pin is None:
+        version = f"{row.in_tree} (not pinned: the tree's)" if row.in_tree else "nothing: not pinned, not in the tree"
+        cells = [row.warehouse, row.datakit, version, "", "", "", ""]
+    else:
+        digest = pin.digest.removeprefix("sha256:")[:12]
+        since = f"{pin.at:%Y-%m-%d %H:%M} UTC" if pin.at else ""
+        version = pin.version if row.by_command else f"{pin.version} (edited by hand)"
+        cells = [row.warehouse, row.datakit, version, digest, since, pin.by or "", pin.why or ""]
+    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
