@@ -6,15 +6,13 @@ import json
 import shutil
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from datakit_lab.errors import LabError, LabUnavailable
-from datakit_lab.network import LOOPBACK, accepts, free_port, own_names
+from datakit_lab.network import LOOPBACK, accepts, ask, free_port, own_names
 from datakit_lab.processes import ChildProcess, Server
 
 if TYPE_CHECKING:
@@ -185,7 +183,7 @@ class Sidecar(Server):
 def readiness(port: int) -> dict[str, Any] | None:
     """Return what the sidecar on this loopback port says about itself if it is ready, else None."""
     try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/readyz", timeout=2) as answer:
+        with ask(f"http://{LOOPBACK}:{port}/readyz", seconds=2) as answer:
             said: dict[str, Any] = json.load(answer)
     except (OSError, ValueError):  # not there yet, not ready yet, or another program
         return None

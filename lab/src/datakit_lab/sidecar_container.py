@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+from pathlib import Path
 from typing import Any, Final, Self
 
 from datakit_lab.docker import Engine, EngineRefused
@@ -57,8 +58,6 @@ class SidecarContainer:
         self._image = image
         self.volume = volume
         self.port = 0
-        # in the lab's own memory, so that what is left there goes when the lab does
-        self._files = state.tickets.resolve().parent / volume
         # root inside the container would be root outside: then the image's own user, else whoever owns the credential
         self._user = os.getuid() or _IMAGE_USER
 
@@ -66,6 +65,11 @@ class SidecarContainer:
     def name(self) -> str:
         """The container's name."""
         return f"{self.volume}-sidecar"
+
+    @property
+    def _files(self) -> Path:
+        """What is mounted: in the lab's own memory, so that what is left there goes when the lab does."""
+        return self._state.tickets.resolve().parent / self.volume
 
     def __enter__(self) -> Self:
         self.start()

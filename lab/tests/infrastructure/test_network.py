@@ -7,11 +7,12 @@ import socket
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from datakit_lab.certificates import ServerCertificate, issue_certificate
-from datakit_lab.network import accepts, free_port, holder_of, own_names, port_is_free
+from datakit_lab.network import accepts, ask, free_port, holder_of, own_names, port_is_free
 
 
 def test_a_listening_port_is_taken_and_its_holder_is_named() -> None:
@@ -35,6 +36,26 @@ def test_a_free_port_can_be_bound_for_both_protocols() -> None:
 def test_this_machine_is_localhost_and_its_own_name() -> None:
     assert own_names()[0] == "localhost"
     assert socket.gethostname().lower() in own_names()
+
+
+def test_a_request_to_this_machine_goes_past_a_companys_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with ask(f"http://localhost:{server.server_port}/", seconds=5) as answer:
+            assert answer.status == 204
+        thread.join()
 
 
 def handshake(certificate: ServerCertificate, authority: Path, name: str) -> None:

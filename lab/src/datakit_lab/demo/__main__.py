@@ -24,7 +24,8 @@ from datakit_lab.state import LabState
 
 def main() -> None:
     """Do what the command line asks."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         if sys.argv[1:] == ["down"]:
             _down()
@@ -43,10 +44,11 @@ def _tell() -> None:
     airflow = _airflow(root, state)
     if state.running:
         raise LabError("a lab runs already in .lab; the demo wants a fresh one", fix="make demo-down")
+    _down()  # what a demo that was killed has left
     keep = os.environ.get("KEEP", "") not in {"", "0"}
     place = _place(os.environ.get("RUNTIME", "process"), state)
     demo = Demo(Console(width=None if sys.stdout.isatty() else 150), root, place, airflow)
-    finished = False
+    kept = False
     try:
         demo.bring_the_lab_up()
         demo.show_the_credentials()
@@ -57,14 +59,15 @@ def _tell() -> None:
         demo.show("First load", first)
         demo.show("Second load", second)
         demo.prove_equality()
-        finished = True
+        if not keep:
+            demo.clean_up()
+        demo.verify_the_audit_log()
+        demo.say_how_to_look_around(kept=keep)
+        kept = keep
     finally:
-        if not finished:
+        if not kept:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is impatient would leave the half of it running
             _end(airflow, place)
-    if not keep:
-        demo.clean_up()
-    demo.verify_the_audit_log()
-    demo.say_how_to_look_around(kept=keep)
 
 
 def _down() -> None:
@@ -77,10 +80,12 @@ def _down() -> None:
 
 
 def _end(airflow: Airflow, place: Place) -> None:
-    airflow.stop()
-    place.stop()
-    if place.state.running:
-        subprocess.run(["datakit-lab", "down"], check=False)
+    """End everything that still runs, also if the end of one part fails."""
+    with contextlib.ExitStack() as last_first:
+        if place.state.running:
+            last_first.callback(subprocess.run, ["datakit-lab", "down"], check=False)
+        last_first.callback(place.stop)
+        last_first.callback(airflow.stop)
 
 
 def _place(runtime: str, state: LabState) -> Place:

@@ -15,11 +15,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
 from datakit_lab.errors import LabError, LabUnavailable
-from datakit_lab.network import LOOPBACK, accepts, holder_of, port_is_free
+from datakit_lab.network import LOOPBACK, accepts, ask, holder_of, port_is_free
 from datakit_lab.processes import last_words, started_at, wait_for
 
 PORT: Final = 18080
@@ -31,6 +32,8 @@ _COMMANDS: Final = {
 _START_SECONDS: Final = 180
 _REQUEST_SECONDS: Final = 60
 _STOP_SECONDS: Final = 20
+_LOGS: Final = "read its logs: .lab/logs/airflow-*.log"
+_REPORT: Final = "return_value"
 _PASSWORDS: Final = "simple_auth_manager_passwords.json.generated"  # a file's name
 
 
@@ -156,18 +159,18 @@ class Airflow:
 
     def report(self, run: Run, task_id: str) -> dict[str, Any] | None:
         """Return the run report that a task left as XCom, if it left one."""
-        path = f"/dags/{run.dag}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-        try:
-            value = self.get(path)["value"]
-        except urllib.error.HTTPError as error:
-            if error.code == 404:  # not found
-                return None
-            raise
+        path = f"/dags/{run.dag}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries"
+        if not any(entry["key"] == _REPORT for entry in self.get(path)["xcom_entries"]):
+            return None
+        value = self.get(f"{path}/{_REPORT}")["value"]
         found: dict[str, Any] = json.loads(value) if isinstance(value, str) else value
         return found
 
     def get(self, path: str) -> Any:
-        """Return the answer of the REST API to a GET."""
+        """Return the answer of the REST API to a GET.
+
+        :raises LabUnavailable: it went away, or answered with an error.
+        """
         return self._request("GET", path)
 
     def _request(self, method: str, path: str, body: Any = None) -> Any:
@@ -199,7 +202,7 @@ class Airflow:
         """
         if not accepts(self._port) or not (self.home / _PASSWORDS).exists():
             return False
-        with contextlib.suppress(OSError):  # it listens before it answers
+        with contextlib.suppress(LabUnavailable):  # it listens before it answers
             if self.import_errors():
                 raise LabError(f"a DAG file cannot be read: {self.import_errors()[0]}")
             return bool(self.dags())
@@ -234,6 +237,10 @@ class Airflow:
 
 
 def _http(method: str, url: str, body: Any = None, *, token: str = "") -> Any:
+    """Send a request and return what its answer says.
+
+    :raises LabUnavailable: nobody answers, or the answer is an error.
+    """
     request = urllib.request.Request(  # noqa: S310  # of this machine
         url,
         method=method,
@@ -244,5 +251,11 @@ def _http(method: str, url: str, body: Any = None, *, token: str = "") -> Any:
             **({"Authorization": f"Bearer {token}"} if token else {}),
         },
     )
-    with urllib.request.urlopen(request, timeout=_REQUEST_SECONDS) as answer:  # noqa: S310  # the same
-        return json.load(answer)
+    try:
+        with ask(request, seconds=_REQUEST_SECONDS) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace")[:300]
+        raise LabUnavailable(f"Airflow refused {method} {url} with {error.code}: {said}", fix=_LOGS) from None
+    except (OSError, HTTPException) as error:
+        raise LabUnavailable(f"Airflow did not answer {method} {url}: {error}", fix=_LOGS) from None
