@@ -13,6 +13,7 @@ from typing import Any
 from datakit.model._base import pattern_words
 from datakit.model.contract import Column, Contract
 from datakit.model.environment import (
+    AirflowDeployment,
     DockerRuntime,
     Environment,
     KubernetesRuntime,
@@ -51,6 +52,7 @@ MODELS: dict[str, type[BaseModel]] = {
         DockerRuntime,
         KubernetesRuntime,
         SidecarRuntime,
+        AirflowDeployment,
         Lock,
         Pin,
         SourceSystem,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from datakit.model._base import Model, text_like
 from datakit.model.manifest import Duration, KebabName
@@ -181,6 +181,68 @@ class SidecarRuntime(Model):
     memory: Memory = "64Mi"
 
 
+class AirflowDeployment(Model):
+    """How this environment's Airflow gets the image that ``datakit airflow push`` has made.
+
+    A relative path starts at the root of the tree.
+    """
+
+    deploy: Annotated[
+        Literal["gitops", "astronomer", "astro-cli"],
+        Field(description="A commit in the GitOps folder; a call of self-hosted Astronomer's API; or its command"),
+    ]
+    overlay: Annotated[
+        str | None, Field(description="gitops: the folder of a kustomization.yaml, whose images: is written")
+    ] = None
+    replaces: Annotated[
+        str, Field(min_length=1, description="gitops with overlay: the image's name in what is rendered")
+    ] = "apache/airflow"
+    values: Annotated[
+        str | None, Field(description="gitops: a values file of Airflow's Helm chart, whose images.airflow is written")
+    ] = None
+    url: Annotated[
+        str | None,
+        text_like(
+            r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$",
+            "a URL without a login, such as https://houston.astronomer.corp.example/v1",
+            description="astronomer: its API, https://houston.BASEDOMAIN/v1",
+        ),
+    ] = None
+    release: Annotated[
+        KebabName | None, Field(description="astronomer: the deployment's release name, such as stellar-quark-1234")
+    ] = None
+    token: Annotated[
+        SecretReference | None, Field(description="astronomer: the service account's key, as a secret")
+    ] = None
+    ca_file: Annotated[
+        str | None, Field(description="astronomer: the authority of its certificate, where the machine lacks it")
+    ] = None
+    deployment: Annotated[str | None, Field(min_length=1, description="astro-cli: the deployment's id")] = None
+    workspace: Annotated[
+        str | None, Field(min_length=1, description="astro-cli: the workspace's id, if not the one of astro login")
+    ] = None
+
+    @model_validator(mode="after")
+    def _keys_of_that_way(self) -> Self:
+        needed, possible = _KEYS_OF[self.deploy]
+        said = self.model_fields_set - {"deploy"}
+        if foreign := sorted(said - needed - possible):
+            raise ValueError(f"deploy: {self.deploy} takes no {foreign[0]}, but {', '.join(sorted(needed | possible))}")
+        if missing := sorted(name for name in needed if getattr(self, name) is None):
+            raise ValueError(f"deploy: {self.deploy} needs {missing[0]}")
+        if self.deploy == "gitops" and (self.overlay is None) == (self.values is None):
+            raise ValueError("deploy: gitops needs either overlay, a folder for Kustomize, or values, a file for Helm")
+        return self
+
+
+_KEYS_OF: Final[dict[str, tuple[frozenset[str], frozenset[str]]]] = {
+    "gitops": (frozenset(), frozenset({"overlay", "replaces", "values"})),
+    "astronomer": (frozenset({"url", "release", "token"}), frozenset({"ca_file"})),
+    "astro-cli": (frozenset({"deployment"}), frozenset({"workspace"})),
+}
+"""For each way, the keys that it needs, and those that it may have."""
+
+
 class Environment(Model):
     """One environment: ``local``, ``int``, ``qa``, ``prod`` …"""
 
@@ -212,6 +274,7 @@ class Environment(Model):
     docker: DockerRuntime = DockerRuntime()
     kubernetes: KubernetesRuntime = KubernetesRuntime()
     sidecar: SidecarRuntime | None = None
+    airflow: Annotated[AirflowDeployment | None, Field(description="How its Airflow is deployed")] = None
     sources: dict[KebabName, SourceSystem] = Field({}, description="Connection name → where it is")
     warehouses: dict[KebabName, dict[str, Any]] = Field(
         {}, description="Connection name → where it is; the keys depend on the warehouse's type"
