@@ -16,8 +16,8 @@ from datakit.errors import ReleaseRefused
 if TYPE_CHECKING:
     from datakit.model.project import Project
     from datakit.release.image import Built
+    from datakit.release.pushing import Pushed
     from datakit.release.registry import Release
-    from datakit.release.releasing import Pushed
 
 
 def release(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,16 +36,19 @@ class Commit:
     is_shallow: bool = False
 
 
-def read_commit(folder: Path) -> Commit:
+def read_commit(folder: Path, only: Sequence[str] = ()) -> Commit:
     """Ask Git about a folder; without Git, or outside of a repository, the revision is empty.
 
     The commit is the last one that changed this folder, so that others do not make another image of it.
+
+    :param only: Git's patterns of what counts in it; then nothing else of the tree counts as uncommitted.
     """
     if _git(folder, "rev-parse", "--is-inside-work-tree") is None:
         return Commit("", _EPOCH, "", ())
-    logged = _git(folder, "log", "-1", "--format=%H%n%cI", "--", ".") or ""
+    logged = _git(folder, "log", "-1", "--format=%H%n%cI", "--", *(only or (".",))) or ""
     revision, _, time = logged.strip().partition("\n")
-    status = _git(folder, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--", ":/") or ""
+    untracked = ("--untracked-files=all", "--no-renames")
+    status = _git(folder, "status", "--porcelain=v1", "-z", *untracked, "--", *(only or (":/",))) or ""
     return Commit(
         revision=revision,
         time=datetime.fromisoformat(time).astimezone(UTC) if time else _EPOCH,
@@ -54,15 +58,24 @@ def read_commit(folder: Path) -> Commit:
     )
 
 
+def listed(folder: Path, *patterns: str) -> list[Path] | None:
+    """Return the files that Git knows or would add, relative to the folder; None where there is no Git.
+
+    :param patterns: Git's; all of the folder if none.
+    """
+    said = _git(folder, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *(patterns or (".",)))
+    if said is None:
+        return None
+    return sorted(Path(name) for name in set(said.split("\0")) if name and os.path.lexists(folder / name))
+
+
 def files_of(folder: Path) -> tuple[Path, ...]:
     """Return what belongs into an image, relative to the folder and sorted: no tests, nothing hidden, nothing ignored.
 
     :raises ConfigurationError: one of the files is a symbolic link, or there is none.
     """
-    listed = _git(folder, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", ".")
-    if listed is not None:
-        found = [Path(name) for name in set(listed.split("\0")) if name and os.path.lexists(folder / name)]
-    else:
+    found = listed(folder)
+    if found is None:
         found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
     taken = sorted((path for path in found if _belongs(path)), key=lambda path: path.as_posix().encode())
     for path in taken:

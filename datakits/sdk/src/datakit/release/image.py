@@ -74,15 +74,14 @@ class Origin:
     config: Json
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image that is ready to be pushed, or to be compared with one that was.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The bytes of an image that is ready to be pushed.
 
-    :ivar layer: the datakit's own files, as a tar archive.
-    :ivar origins: where the other layers are: the base, then the source datakits.
+    :ivar layer: its own files, as a tar archive.
+    :ivar origins: where the other layers are, the base first.
     """
 
-    release: Release
     manifest: bytes
     config: bytes
     layer: bytes
@@ -91,12 +90,25 @@ class Image:
     @property
     def digest(self) -> str:
         """What the image is."""
-        return self.release.digest
+        return digest_of(self.manifest)
+
+    @property
+    def size(self) -> int:
+        """Bytes that a machine without any of its layers has to fetch."""
+        manifest = json.loads(self.manifest)
+        return len(self.manifest) + sum(int(part["size"]) for part in (manifest["config"], *manifest["layers"]))
 
     @property
     def descriptor(self) -> Json:
         """Its manifest, as what is attached to it names it."""
         return descriptor(MANIFEST, self.manifest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image(Parts):
+    """The image of a datakit, ready to be pushed, or to be compared with one that was."""
+
+    release: Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,39 +214,77 @@ def read_files(folder: Path, paths: Iterable[Path]) -> dict[Path, tuple[bytes, b
 
 def build_image(recipe: Recipe) -> Image:
     """Make the image; pure, so the same recipe makes the same bytes."""
-    layer = layer_of(recipe.name, recipe.files)
-    own = descriptor(LAYER, layer, annotations={LAYER_OF: f"{recipe.name}@{recipe.version}"})
-    origins = (recipe.base, *(origin for _, origin in recipe.sources))
-    annotations = _annotations(recipe)
-    config = _config_of(recipe, origins, digest_of(layer), annotations)
+    parts = assemble(
+        origins=(recipe.base, *(origin for _, origin in recipe.sources)),
+        layer=layer_of(recipe.name, recipe.files),
+        layer_of=f"{recipe.name}@{recipe.version}",
+        annotations=_annotations(recipe),
+        created=recipe.commit.time,
+        environment=[f"DATAKIT_HOME=/{_HOME}"],
+        made_by="datakit build",
+    )
+    release = read_release(json.loads(parts.manifest), parts.digest, len(parts.manifest), recipe.name)
+    return Image(
+        release=release, manifest=parts.manifest, config=parts.config, layer=parts.layer, origins=parts.origins
+    )
+
+
+def assemble(
+    *,
+    origins: tuple[Origin, ...],
+    layer: bytes,
+    layer_of: str,
+    annotations: Mapping[str, str],
+    created: datetime,
+    environment: Iterable[str],
+    made_by: str,
+) -> Parts:
+    """Make an image of other images' layers and one of its own; pure.
+
+    :param origins: the base, whose configuration counts, and others.
+    :param layer_of: what the own layer holds, for its annotation.
+    :param annotations: of the manifest; the same are the image's labels.
+    :param environment: ``NAME=VALUE``, after the base's own.
+    :param made_by: the command, for the image's history.
+    """
+    own = descriptor(LAYER, layer, annotations={LAYER_OF: layer_of})
+    config = _config_of(origins, digest_of(layer), annotations, written_time(created), environment, made_by)
     manifest = encoded(
         {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": descriptor(CONFIG, config),
             "layers": [*(part for origin in origins for part in origin.layers), own],
-            "annotations": annotations,
+            "annotations": dict(annotations),
         }
     )
-    digest = digest_of(manifest)
-    release = read_release(json.loads(manifest), digest, len(manifest), recipe.name)
-    return Image(release, manifest, config, layer, origins)
+    return Parts(manifest=manifest, config=config, layer=layer, origins=origins)
 
 
 def layer_of(name: str, files: Mapping[Path, tuple[bytes, bool]]) -> bytes:
-    """Return a tar archive of a datakit's files where an image has them; times, order, owners and modes are fixed."""
+    """Return a tar archive of a datakit's files where an image has them."""
     root = Path(_HOME, "datakits", name)
-    folders = {root, *root.parents, *(parent for path in files for parent in (root / path).parents)} - {Path()}
+    return archive_of({root / path: file for path, file in files.items()}, folders=[root])
+
+
+def archive_of(files: Mapping[Path, tuple[bytes, bool]], *, folders: Iterable[Path] = ()) -> bytes:
+    """Return a tar archive; times, order, owners and modes are fixed.
+
+    :param files: content by path below the root, and whether it may be executed.
+    :param folders: that are there even if they are empty.
+    """
+    roots = set(folders)
+    all_folders = {*roots, *(parent for path in (*roots, *files) for parent in path.parents)} - {Path()}
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
-        for path in sorted((*folders, *(root / path for path in files)), key=lambda path: path.as_posix().encode()):
+        for path in sorted((*all_folders, *files), key=lambda path: path.as_posix().encode()):
             entry = tarfile.TarInfo(path.as_posix())
             entry.mtime = 0
-            if path in folders:
+            if path in all_folders:
                 entry.type, entry.mode = tarfile.DIRTYPE, 0o755
                 archive.addfile(entry)
             else:
-                data, executable = files[path.relative_to(root)]
+                data, executable = files[path]
                 entry.size, entry.mode = len(data), 0o755 if executable else 0o644
                 archive.addfile(entry, io.BytesIO(data))
     return written.getvalue()
@@ -248,7 +298,7 @@ def _annotations(recipe: Recipe) -> dict[str, str]:
         VERSION: recipe.version,
         DESCRIPTION: recipe.description,
         REVISION: revision or "uncommitted",
-        CREATED: _time(commit.time),
+        CREATED: written_time(commit.time),
         SOURCE: commit.source,
         BASE_NAME: recipe.base.name,
         BASE_DIGEST: recipe.base.digest,
@@ -264,16 +314,20 @@ def encoded_list(included: Iterable[Included]) -> str:
     return json.dumps([each._asdict() for each in included], separators=(",", ":"), sort_keys=True)
 
 
-def _config_of(recipe: Recipe, origins: Iterable[Origin], own: str, labels: Mapping[str, str]) -> bytes:
-    base = recipe.base.config
+def _config_of(
+    origins: tuple[Origin, ...],
+    own: str,
+    labels: Mapping[str, str],
+    created: str,
+    environment: Iterable[str],
+    made_by: str,
+) -> bytes:
+    base = origins[0].config
     runs: Json = {key: value for key, value in (base.get("config") or {}).items() if key in _OF_CONFIG}
-    runs["Env"] = [*(runs.get("Env") or []), f"DATAKIT_HOME=/{_HOME}"]
+    runs["Env"] = [*(runs.get("Env") or []), *environment]
     runs["Labels"] = dict(labels)  # those of the base would say that this is the base
-    created = _time(recipe.commit.time)
-    steps = [
-        {"created": created, "created_by": f"datakit {origin.name}"} for origin in origins if origin is not recipe.base
-    ]
-    history = [*(base.get("history") or []), *steps, {"created": created, "created_by": "datakit build"}]
+    steps = [{"created": created, "created_by": f"datakit {origin.name}"} for origin in origins[1:]]
+    history = [*(base.get("history") or []), *steps, {"created": created, "created_by": made_by}]
     config = {
         "architecture": base["architecture"],
         "os": base["os"],
@@ -305,5 +359,6 @@ def _of_platform(manifests: Iterable[Mapping[str, Any]], where: str) -> str:
     raise ConfigurationError(f"the base image is not there for {'/'.join(_PLATFORM)}", subject=where)
 
 
-def _time(time: datetime) -> str:
+def written_time(time: datetime) -> str:
+    """Write a time as annotations have it: in UTC, to the second."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

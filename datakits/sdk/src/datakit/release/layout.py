@@ -17,12 +17,12 @@ from typing import IO
 
 from datakit.errors import ConfigurationError, TemporaryError
 from datakit.release._media import INDEX, digest_of, encoded
-from datakit.release.image import Image
+from datakit.release.image import Parts
 
 _REFERENCE = "org.opencontainers.image.ref.name"
 
 
-def write_layout(image: Image, folder: Path, reference: str) -> None:
+def write_layout(image: Parts, folder: Path, reference: str) -> None:
     """Write an image with all of its layers into an empty folder, or one that holds it already.
 
     :raises ConfigurationError: something else is in the folder, or it cannot be written.
@@ -49,7 +49,7 @@ def write_layout(image: Image, folder: Path, reference: str) -> None:
         ) from None
 
 
-def load_into_engine(image: Image, reference: str) -> str:
+def load_into_engine(image: Parts, reference: str) -> str:
     """Put an image into the Docker engine, under its own name; return that.
 
     :raises ConfigurationError: there is no Docker on this machine, or no room for the image on its way.
@@ -78,7 +78,7 @@ def load_into_engine(image: Image, reference: str) -> str:
     return reference
 
 
-def _blobs(image: Image) -> Iterator[tuple[str, Iterable[bytes]]]:
+def _blobs(image: Parts) -> Iterator[tuple[str, Iterable[bytes]]]:
     for origin in image.origins:
         for layer in origin.layers:
             yield layer["digest"], origin.registry.blob_chunks(origin.repository, layer["digest"])
@@ -102,7 +102,7 @@ def _write(path: Path, chunks: Iterable[bytes], digest: str, *, fresh: bool = Fa
         raise
 
 
-def _write_archive(image: Image, reference: str, file: IO[bytes]) -> None:
+def _write_archive(image: Parts, reference: str, file: IO[bytes]) -> None:
     """Write what ``docker load`` reads; engines before 25 do not read a layout."""
     config = digest_of(image.config).partition(":")[2]
     layers: list[str] = []

@@ -7,7 +7,6 @@ registry removes. The same command again finds what is there already, and comple
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from datakit.model._found import LoadedBronze
 from datakit.model.project import Project
 from datakit.release._annotations import Included, Release
 from datakit.release._commit import files_of, read_commit
-from datakit.release._media import CONFIG, LAYER, Json, descriptor
+from datakit.release._media import LAYER, descriptor
 from datakit.release._provenance import provenance, signed, unsigned
 from datakit.release._sbom import packages_of, sbom
 from datakit.release.attachments import (
@@ -34,21 +33,9 @@ from datakit.release.contracts import (
     promise_of_source,
 )
 from datakit.release.image import Built, Origin, Recipe, build_image, find_base, find_source, layer_of, read_files
+from datakit.release.pushing import Pushed, push_parts, tag_once
 from datakit.release.registry import Registry
 from datakit.release.semver import SemVer
-
-
-@dataclass(slots=True)
-class Pushed:
-    """What a release sent.
-
-    :ivar blobs: how many were not there before, and ``size`` their bytes.
-    :ivar attachments: media types of what was attached.
-    """
-
-    blobs: int = 0
-    size: int = 0
-    attachments: list[str] = field(default_factory=list)
 
 
 def build(project: Project, name: str, registry: Registry, *, base: str | None = None) -> Built:
@@ -110,30 +97,11 @@ def push(
     image, pushed = built.image, Pushed()
     repository = f"datakits/{image.release.name}"
     documents = _documents(built, registry.image(repository), key, passphrase_file, now())  # before anything is sent
-    say("layers")
-    for origin in image.origins:
-        for layer in origin.layers:
-            _take_over(registry, repository, origin, layer, pushed)
-    for media_type, data in ((LAYER, image.layer), (CONFIG, image.config)):
-        _send(registry, repository, descriptor(media_type, data), data, pushed)
-    say("manifest")
-    registry.push_manifest(repository, image.manifest)
+    push_parts(registry, repository, image, pushed, say)
     say("contract, bill of materials, provenance")
     pushed.attachments += attach(registry, repository, image.descriptor, documents)
     say("tag")
-    tag = SemVer.parse(image.release.version).tag
-    for number in range(2):
-        there = registry.resolve(repository, tag)
-        if there == image.digest:
-            break
-        if there is not None:
-            raise ReleaseRefused(
-                f"somebody released {image.release.version} in this moment, as {there}",
-                subject=registry.image(repository),
-                fix="see what it is: datakit show; then raise the version",
-            )
-        if number == 0:
-            registry.push_manifest(repository, image.manifest, tag=tag)
+    tag_once(registry, repository, image, SemVer.parse(image.release.version).tag)
     return pushed
 
 
@@ -162,23 +130,6 @@ def _documents(
         Attachment(CONTRACT, built.promise.as_bytes()),
         Attachment(SBOM, sbom(image, repository, packages_of(image.origins[0]))),
     ]
-
-
-def _take_over(registry: Registry, repository: str, origin: Origin, layer: Json, pushed: Pushed) -> None:
-    """Let a layer of another image be in this repository: by reference in one registry, else by a copy."""
-    digest = layer["digest"]
-    mountable = origin.registry is registry and origin.repository != repository
-    if mountable and (
-        registry.has_blob(repository, digest) or registry.mount_blob(repository, digest, origin.repository)
-    ):
-        return
-    _send(registry, repository, layer, lambda: origin.registry.blob_chunks(origin.repository, digest), pushed)
-
-
-def _send(registry: Registry, repository: str, part: Json, body: bytes | Callable[[], object], pushed: Pushed) -> None:
-    if registry.push_blob(repository, part["digest"], body, part["size"]):  # type: ignore[arg-type]  # chunks of bytes
-        pushed.blobs += 1
-        pushed.size += part["size"]
 
 
 def _included(

@@ -1,0 +1,204 @@
+"""The image that an Airflow is deployed as: the platform's Airflow, with the tree's DAGs, warehouses and locks.
+
+It is made like a datakit's image, without an engine: one layer upon ``platform/airflow``. The locks travel in it, so
+that rolling Airflow back rolls back what it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from datakit.errors import ConfigurationError, ReleaseRefused
+from datakit.model.project import Project
+from datakit.release._annotations import BASE_DIGEST, BASE_NAME, CREATED, REVISION, SOURCE, TITLE, VERSION
+from datakit.release._commit import Commit, listed, read_commit
+from datakit.release.image import Origin, Parts, archive_of, assemble, find_base, read_files, written_time
+from datakit.release.registry import Registry
+from datakit.release.status import status
+
+REPOSITORY: Final = "platform/airflow-deployment"
+"""Where deployments are in a registry."""
+
+_HOME: Final = "opt/datakit/tree"
+"""Below the root: what ``platform/airflow`` names as DATAKIT_HOME."""
+_TAKEN: Final = ("warehouses", ":(glob)datakits/*/datakit.yaml", ":(glob)datakits/*/contracts/**")
+_DAGS: Final = re.compile(r"warehouses/(?:(?P<warehouse>[^/]+)/)?dags/(?P<path>.+)")
+_SECRET_NAMES: Final = re.compile(r"(^|/)(\.env(\..*)?|\.netrc|\.pgpass|id_[a-z0-9]+|[^/]*\.(keytab|p12|pfx|jks))$")
+_PRIVATE_KEY: Final = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+_KEYTAB: Final = b"\x05\x02\x00"
+_RUNTIME_LABEL: Final = "io.astronomer.docker.runtime.version"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """An Airflow image that is ready to be pushed.
+
+    :ivar tag: day and hash of the commit, and the start of the base's digest.
+    :ivar dags: how many DAG files it has; ``files``, how many of the tree.
+    :ivar runtime_version: Astronomer's, if the base says it.
+    """
+
+    parts: Parts
+    tag: str
+    commit: Commit
+    dags: int
+    files: int
+    runtime_version: str | None
+
+    @property
+    def digest(self) -> str:
+        """What the image is."""
+        return self.parts.digest
+
+
+def build_deployment(
+    project: Project, registry: Registry, *, base: str | None = None, dags_folder: str | None = None
+) -> Deployment:
+    """Make the image of the tree, and push nothing.
+
+    :param base: ``REPOSITORY:TAG`` or ``REPOSITORY@DIGEST``; None takes ``platform/airflow`` of this SDK's version.
+    :param dags_folder: where its Airflow looks for DAGs; None takes what the base says.
+    :raises UnknownName: the base is not in the registry.
+    :raises ConfigurationError: the tree is not in Git, has no DAG file, or one that looks like a secret.
+    """
+    from datakit import __version__
+
+    paths = listed(project.root, *_TAKEN)
+    if paths is None:
+        raise ConfigurationError(
+            "the tree is in no Git repository", subject=str(project.root), fix="git init, and commit the tree"
+        )
+    commit = read_commit(project.root, _TAKEN)
+    paths = [path for path in paths if not {"tests", "__pycache__"} & set(path.parts)]
+    _refuse_links(project.root, paths)
+    files = read_files(project.root, paths)
+    _refuse_secrets(project.root, files)
+    origin = find_base(registry, base or f"platform/airflow:v{__version__}")
+    placed, dags = _placed(files, Path((dags_folder or _dags_folder(origin, registry)).lstrip("/")))
+    if not dags:
+        raise ConfigurationError(
+            "the tree has no DAG file",
+            subject=str(project.root / "warehouses/dags"),
+            fix="write one: globals().update(dags_from_warehouses()) makes a DAG for each warehouse and schedule",
+        )
+    tag = _tag(commit, origin)
+    parts = assemble(
+        origins=(origin,),
+        layer=archive_of(placed),
+        layer_of=f"tree@{commit.revision or 'uncommitted'}",
+        annotations=_annotations(commit, origin, tag),
+        created=commit.time,
+        environment=[f"DATAKIT_HOME=/{_HOME}"],
+        made_by="datakit airflow build",
+    )
+    runtime = ((origin.config.get("config") or {}).get("Labels") or {}).get(_RUNTIME_LABEL)
+    return Deployment(parts, tag, commit, dags, len(files) - dags, runtime)
+
+
+def refuse_undeployable(project: Project, deployment: Deployment) -> None:
+    """Refuse what Git could not give back, and locks that do not say what would run.
+
+    :raises ReleaseRefused: something is uncommitted, a pin was edited by hand, or a frozen environment lacks one.
+    """
+    commit = deployment.commit
+    if not commit.revision or commit.uncommitted:
+        named = ", ".join(commit.uncommitted[:5]) + (" …" if len(commit.uncommitted) > 5 else "")
+        raise ReleaseRefused(
+            f"the tree is not what is committed: {named}" if named else "the tree was never committed",
+            subject=str(project.root),
+            cause="a deployment has to be what its commit says",
+            fix="commit, stash or ignore these files",
+        )
+    if commit.is_shallow:
+        raise ReleaseRefused(
+            "the clone's history was cut off, so the commit that last changed the tree is not known",
+            subject=str(project.root),
+            fix="fetch all of it: git fetch --unshallow (in CI, a fetch depth of 0)",
+        )
+    rows, _ = status(project, open_registry=None)
+    for row in rows:
+        where = f"{row.environment}.lock.yaml: {row.warehouse}.{row.datakit}"
+        if not row.by_command:
+            raise ReleaseRefused(
+                "a pin was edited by hand, and does not fit its seal",
+                subject=where,
+                fix=f"datakit drift shows it; datakit lock {row.environment} or promote writes it anew",
+            )
+        if row.pin is None and project.environment(row.environment).frozen:
+            raise ReleaseRefused(
+                f"the environment {row.environment!r} is frozen, and its lock pins no {row.datakit} for "
+                f"{row.warehouse!r}: its DAGs could not be parsed",
+                subject=where,
+                fix=f"promote it to {row.environment}, or take it out of the warehouse",
+            )
+
+
+def _placed(files: Mapping[Path, tuple[bytes, bool]], dags: Path) -> tuple[dict[Path, tuple[bytes, bool]], int]:
+    """Return where each file is in the image, and how many are DAG files."""
+    placed: dict[Path, tuple[bytes, bool]] = {}
+    count = 0
+    for path, file in files.items():
+        if match := _DAGS.fullmatch(path.as_posix()):
+            placed[dags / (match["warehouse"] or "") / match["path"]] = file
+            count += path.suffix == ".py"
+        else:
+            placed[Path(_HOME) / path] = file
+    return placed, count
+
+
+def _dags_folder(base: Origin, registry: Registry) -> str:
+    """Return where the base's Airflow looks for DAGs: AIRFLOW__CORE__DAGS_FOLDER, else AIRFLOW_HOME/dags."""
+    lines = (base.config.get("config") or {}).get("Env") or []
+    variables = dict(line.partition("=")[::2] for line in lines)
+    if folder := variables.get("AIRFLOW__CORE__DAGS_FOLDER"):
+        return str(folder)
+    if home := variables.get("AIRFLOW_HOME"):
+        return f"{home}/dags"
+    raise ConfigurationError(
+        "the base image does not say where its Airflow looks for DAGs",
+        subject=registry.image(base.repository, base.digest),
+        cause="it sets neither AIRFLOW__CORE__DAGS_FOLDER nor AIRFLOW_HOME; perhaps it is no Airflow",
+        fix="name the folder: --dags-folder /usr/local/airflow/dags",
+    )
+
+
+def _refuse_links(root: Path, paths: list[Path]) -> None:
+    for path in paths:
+        if (root / path).is_symlink():
+            raise ConfigurationError(
+                "a symbolic link cannot go into an image", subject=str(root / path), fix="put the file itself there"
+            )
+
+
+def _refuse_secrets(root: Path, files: Mapping[Path, tuple[bytes, bool]]) -> None:
+    for path, (data, _) in files.items():
+        if _SECRET_NAMES.search(path.as_posix()) or _PRIVATE_KEY.search(data) or data.startswith(_KEYTAB):
+            raise ConfigurationError(
+                "a file of the tree looks like a secret, and would be in the image for all who can pull it",
+                subject=str(root / path),
+                cause="it has the name, or holds the beginning, of a key or a password file",
+                fix="take it out of Git, and change what it gives access to; secrets come from the sidecar",
+            )
+
+
+def _tag(commit: Commit, base: Origin) -> str:
+    revision = commit.revision[:12] or "uncommitted"
+    dirty = "-dirty" if commit.uncommitted else ""
+    return f"{commit.time:%Y.%m.%d}-{revision}{dirty}-{base.digest.removeprefix('sha256:')[:8]}"
+
+
+def _annotations(commit: Commit, base: Origin, tag: str) -> dict[str, str]:
+    said = {
+        TITLE: "airflow-deployment",
+        VERSION: tag,
+        REVISION: (commit.revision or "uncommitted") + ("-dirty" if commit.uncommitted else ""),
+        CREATED: written_time(commit.time),
+        SOURCE: commit.source,
+        BASE_NAME: base.name,
+        BASE_DIGEST: base.digest,
+    }
+    return {name: value for name, value in said.items() if value}
