@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,13 +25,18 @@ def stage_with_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     real = next(
         Path(folder, "krb5kdc") for folder in ("/usr/sbin", "/usr/local/sbin") if Path(folder, "krb5kdc").exists()
     )
+    # not run by faketime, whose child it would be, and outlive
+    shown = subprocess.run(
+        ["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
+    )
+    library = shown.stdout.strip()
     wrapper = programs / "krb5kdc"
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     with ExitStack() as stack:
 
         def make(difference: timedelta, life: timedelta, clock_skew: timedelta = timedelta(minutes=5)) -> Stage:
             seconds = f"{difference.total_seconds():+.0f}s"
-            wrapper.write_text(f'#!/bin/sh\nexec faketime -f {seconds} {real} "$@"\n')
+            wrapper.write_text(f'#!/bin/sh\nexec env LD_PRELOAD={library} FAKETIME={seconds} {real} "$@"\n')
             wrapper.chmod(0o755)
             stage = stack.enter_context(Stage(life, timedelta(days=1), tmp_path, clock_skew=clock_skew))
             wrapper.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
