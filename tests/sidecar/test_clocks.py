@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ def stage_with_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     shown = subprocess.run(
         ["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"], capture_output=True, text=True, check=True
     )
-    library = shown.stdout.strip()
+    library = shlex.quote(shown.stdout.strip())  # it holds $LIB, for the loader
     wrapper = programs / "krb5kdc"
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     with ExitStack() as stack:
