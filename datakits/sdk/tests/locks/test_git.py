@@ -113,7 +113,7 @@ def test_whoever_has_not_pulled_another_ones_change_is_told_before_a_conflict_ar
     monkeypatch.chdir(other.root)
     other.git("fetch", "--quiet")
     answer = datakit("lock", "int", "sqlserver-bronze@1.0.1", code=78)
-    assert "origin/main has changes of this lock that are not here" in answer.err
+    assert "origin/main has changes of this file that are not here" in answer.err
     datakit("lock", "qa", "sqlserver-bronze@1.0.1")  # that lock nobody else changed
 
 

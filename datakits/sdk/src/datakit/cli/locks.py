@@ -146,7 +146,7 @@ def _change(
     from datetime import UTC, datetime
 
     from datakit.model.project import Project
-    from datakit.release.changing import change_lock
+    from datakit.release.changing import change_file
     from datakit.release.git import GitRepository
     from datakit.release.promotion import Planner
 
@@ -158,7 +158,7 @@ def _change(
     needs += [found.path for found in project.warehouse_files.values()]
     now = datetime.now(UTC).replace(microsecond=0)
     planner = Planner(project, registries(), repository.identity(), now, reason(why))
-    proposal, commit = change_lock(repository, path, needs, lambda: plan(planner, repository), dry_run=dry_run)
+    proposal, commit = change_file(repository, path, needs, lambda: plan(planner, repository), dry_run=dry_run)
     if json_:
         print_json({**proposal.as_json(), "commit": commit, "dry_run": dry_run})
     else:

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from datakit.errors import LockRefused, UnknownName
 from datakit.release.git import GitRepository
 from datakit.release.locks import LockFile
-from datakit.release.proposal import Proposal
 
 
-def change_lock(
+class Planned(Protocol):
+    """A change of one file that is not written yet."""
+
+    @property
+    def text(self) -> str | None:
+        """What the file will hold; None if nothing changes."""
+
+    @property
+    def message(self) -> str:
+        """The commit's."""
+
+
+_P = TypeVar("_P", bound=Planned)
+
+
+def change_file(
     repository: GitRepository,
     path: Path,
     needs: Iterable[Path],
-    plan: Callable[[], Proposal],
+    plan: Callable[[], _P],
     *,
     dry_run: bool,
-) -> tuple[Proposal, str | None]:
-    """Plan a change of a lock and commit it; return it and the commit, None if nothing changes or it is a dry run.
+) -> tuple[_P, str | None]:
+    """Plan a change of a file and commit it; return it and the commit, None if nothing changes or it is a dry run.
 
     :param needs: other files that the change is made of; what is in them has to be committed.
     :raises LockRefused: something is uncommitted, under way or newer elsewhere; or the plan refuses.
@@ -29,10 +44,10 @@ def change_lock(
             _refuse_lossy(repository)
         _refuse_uncommitted(repository, [path, *needs])
         _refuse_stale(repository, path)
-        proposal = plan()
-        if dry_run or not proposal.changes:
-            return proposal, None
-        return proposal, repository.commit(path, proposal.after.text or "", proposal.message)
+        planned = plan()
+        if dry_run or planned.text is None:
+            return planned, None
+        return planned, repository.commit(path, planned.text, planned.message)
 
 
 def earlier(repository: GitRepository, path: Path, environment: str, to: str) -> tuple[LockFile, str]:
@@ -112,7 +127,7 @@ def _refuse_dirty(root: Path, dirty: tuple[str, ...]) -> None:
 def _refuse_stale(repository: GitRepository, path: Path) -> None:
     if upstream := repository.changed_upstream(path):
         raise LockRefused(
-            f"{upstream} has changes of this lock that are not here",
+            f"{upstream} has changes of this file that are not here",
             subject=str(path),
             cause="somebody else changed it meanwhile",
             fix="git pull, and run it again",

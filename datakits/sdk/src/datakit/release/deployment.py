@@ -7,14 +7,15 @@ that rolling Airflow back rolls back what it runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from datakit.errors import ConfigurationError, ReleaseRefused
+from datakit.model.lock import lock_path
 from datakit.model.project import Project
-from datakit.release._annotations import BASE_DIGEST, BASE_NAME, CREATED, REVISION, SOURCE, TITLE, VERSION
+from datakit.release._annotations import BASE_DIGEST, BASE_NAME, CREATED, DESCRIPTION, REVISION, SOURCE, TITLE, VERSION
 from datakit.release._commit import Commit, listed, read_commit
 from datakit.release.image import Origin, Parts, archive_of, assemble, find_base, read_files, written_time
 from datakit.release.registry import Registry
@@ -25,19 +26,34 @@ REPOSITORY: Final = "platform/airflow-deployment"
 
 _HOME: Final = "opt/datakit/tree"
 """Below the root: what ``platform/airflow`` names as DATAKIT_HOME."""
-_TAKEN: Final = ("warehouses", ":(glob)datakits/*/datakit.yaml", ":(glob)datakits/*/contracts/**")
-_DAGS: Final = re.compile(r"warehouses/(?:(?P<warehouse>[^/]+)/)?dags/(?P<path>.+)")
-_SECRET_NAMES: Final = re.compile(r"(^|/)(\.env(\..*)?|\.netrc|\.pgpass|id_[a-z0-9]+|[^/]*\.(keytab|p12|pfx|jks))$")
+_TAKEN: Final = (
+    "dags",
+    "warehouses",
+    ":(glob)datakits/*/datakit.yaml",
+    ":(glob)datakits/*/contracts/**",
+    ":(glob)datakits/*/**/*.sql",
+    ":(exclude,glob)**/tests/**",
+)
+"""Git's patterns of what Airflow reads. The code of a datakit is in its own image."""
+_IGNORED_BY_AIRFLOW: Final = ".airflowignore"
+_DAGS: Final = re.compile(r"(?:warehouses/(?:(?P<warehouse>[^/]+)/)?)?dags/(?P<path>.+)")
+_SECRET_NAMES: Final = re.compile(
+    r"(^|/)(\.env(\..*)?|\.netrc|\.pgpass|\.pypirc|\.docker(cfg|configjson)|\.git-credentials|id_[a-z0-9]+"
+    r"|[^/]*\.(keytab|p12|pfx|jks))$"
+)
 _PRIVATE_KEY: Final = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _KEYTAB: Final = b"\x05\x02\x00"
-_RUNTIME_LABEL: Final = "io.astronomer.docker.runtime.version"
+_OF_THE_BASE_ALONE: Final = ("org.opencontainers.image.", "datakit.")
+RUNTIME_LABEL: Final = "io.astronomer.docker.runtime.version"
+"""Which Astronomer runtime an image holds; Astronomer's API wants to be told."""
+TITLE_OF_ONE: Final = "airflow-deployment"
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """An Airflow image that is ready to be pushed.
 
-    :ivar tag: day and hash of the commit, and the start of the base's digest.
+    :ivar tag: ``v``, day and hash of the commit, and the start of the base's digest: the same one names the same bytes.
     :ivar dags: how many DAG files it has; ``files``, how many of the tree.
     :ivar runtime_version: Astronomer's, if the base says it.
     """
@@ -73,12 +89,13 @@ def build_deployment(
             "the tree is in no Git repository", subject=str(project.root), fix="git init, and commit the tree"
         )
     commit = read_commit(project.root, _TAKEN)
-    paths = [path for path in paths if not {"tests", "__pycache__"} & set(path.parts)]
     _refuse_links(project.root, paths)
     files = read_files(project.root, paths)
     _refuse_secrets(project.root, files)
+    files = {path: file for path, file in files.items() if _is_read(path)}
     origin = find_base(registry, base or f"platform/airflow:v{__version__}")
-    placed, dags = _placed(files, Path((dags_folder or _dags_folder(origin, registry)).lstrip("/")))
+    there = Path((dags_folder or _dags_folder(origin, registry)).lstrip("/"))
+    placed, dags = _placed(project.root, files, there)
     if not dags:
         raise ConfigurationError(
             "the tree has no DAG file",
@@ -86,16 +103,22 @@ def build_deployment(
             fix="write one: globals().update(dags_from_warehouses()) makes a DAG for each warehouse and schedule",
         )
     tag = _tag(commit, origin)
+    annotations = _annotations(commit, origin, tag)
+    labels = (origin.config.get("config") or {}).get("Labels") or {}
+    kept = {name: value for name, value in labels.items() if not name.startswith(_OF_THE_BASE_ALONE)}
+    runtime = kept.get(RUNTIME_LABEL)
+    home = f"DATAKIT_HOME=/{_HOME}"
     parts = assemble(
         origins=(origin,),
-        layer=archive_of(placed),
+        # the folders above are the base's: Airflow's home has to stay writable for its user
+        layer=archive_of(placed, folders=_folders_below(placed, (there, Path(_HOME)))),
         layer_of=f"tree@{commit.revision or 'uncommitted'}",
-        annotations=_annotations(commit, origin, tag),
+        annotations=annotations,
         created=commit.time,
-        environment=[f"DATAKIT_HOME=/{_HOME}"],
+        environment=[] if home in ((origin.config.get("config") or {}).get("Env") or []) else [home],
         made_by="datakit airflow build",
+        labels=kept | annotations,
     )
-    runtime = ((origin.config.get("config") or {}).get("Labels") or {}).get(_RUNTIME_LABEL)
     return Deployment(parts, tag, commit, dags, len(files) - dags, runtime)
 
 
@@ -121,33 +144,61 @@ def refuse_undeployable(project: Project, deployment: Deployment) -> None:
         )
     rows, _ = status(project, open_registry=None)
     for row in rows:
-        where = f"{row.environment}.lock.yaml: {row.warehouse}.{row.datakit}"
+        lock = lock_path(project.environment_files[row.environment].path)
+        where = f"{lock}: {row.warehouse}/{row.datakit}"
         if not row.by_command:
             raise ReleaseRefused(
                 "a pin was edited by hand, and does not fit its seal",
                 subject=where,
-                fix=f"datakit drift shows it; datakit lock {row.environment} or promote writes it anew",
+                fix=f"datakit history {row.environment} shows who; datakit lock or promote writes it anew",
             )
         if row.pin is None and project.environment(row.environment).frozen:
             raise ReleaseRefused(
                 f"the environment {row.environment!r} is frozen, and its lock pins no {row.datakit} for "
                 f"{row.warehouse!r}: its DAGs could not be parsed",
                 subject=where,
-                fix=f"promote it to {row.environment}, or take it out of the warehouse",
+                fix=f"datakit promote ENVIRONMENT {row.environment}, or take it out of the warehouse",
             )
 
 
-def _placed(files: Mapping[Path, tuple[bytes, bool]], dags: Path) -> tuple[dict[Path, tuple[bytes, bool]], int]:
+def _is_read(path: Path) -> bool:
+    """Whether a file is for Airflow: nothing hidden but the list of what it skips."""
+    return path.name == _IGNORED_BY_AIRFLOW or not any(part.startswith(".") for part in path.parts)
+
+
+def _placed(
+    root: Path, files: Mapping[Path, tuple[bytes, bool]], dags: Path
+) -> tuple[dict[Path, tuple[bytes, bool]], int]:
     """Return where each file is in the image, and how many are DAG files."""
     placed: dict[Path, tuple[bytes, bool]] = {}
+    origin: dict[Path, Path] = {}
     count = 0
     for path, file in files.items():
         if match := _DAGS.fullmatch(path.as_posix()):
-            placed[dags / (match["warehouse"] or "") / match["path"]] = file
+            place = dags / (match["warehouse"] or "") / match["path"]
             count += path.suffix == ".py"
         else:
-            placed[Path(_HOME) / path] = file
+            place = Path(_HOME) / path
+        if place in placed:
+            raise ConfigurationError(
+                "two DAG files of the tree have one place in Airflow's DAGs folder",
+                subject=str(root / path),
+                cause=f"the other one is {root / origin[place]}",
+                fix="rename one of them",
+            )
+        placed[place], origin[place] = file, path
     return placed, count
+
+
+def _folders_below(placed: Iterable[Path], roots: Iterable[Path]) -> set[Path]:
+    return {
+        parent
+        for root in roots
+        for path in placed
+        if path.is_relative_to(root)
+        for parent in path.parents
+        if parent != root and parent.is_relative_to(root)
+    }
 
 
 def _dags_folder(base: Origin, registry: Registry) -> str:
@@ -188,13 +239,14 @@ def _refuse_secrets(root: Path, files: Mapping[Path, tuple[bytes, bool]]) -> Non
 def _tag(commit: Commit, base: Origin) -> str:
     revision = commit.revision[:12] or "uncommitted"
     dirty = "-dirty" if commit.uncommitted else ""
-    return f"{commit.time:%Y.%m.%d}-{revision}{dirty}-{base.digest.removeprefix('sha256:')[:8]}"
+    return f"v{commit.time:%Y.%m.%d}-{revision}{dirty}-{base.digest.removeprefix('sha256:')[:8]}"
 
 
 def _annotations(commit: Commit, base: Origin, tag: str) -> dict[str, str]:
     said = {
-        TITLE: "airflow-deployment",
-        VERSION: tag,
+        TITLE: TITLE_OF_ONE,
+        VERSION: tag.removeprefix("v"),
+        DESCRIPTION: "Airflow with DAGs, warehouses, environments and their locks",
         REVISION: (commit.revision or "uncommitted") + ("-dirty" if commit.uncommitted else ""),
         CREATED: written_time(commit.time),
         SOURCE: commit.source,

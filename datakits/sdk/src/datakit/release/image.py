@@ -238,17 +238,19 @@ def assemble(
     created: datetime,
     environment: Iterable[str],
     made_by: str,
+    labels: Mapping[str, str] | None = None,
 ) -> Parts:
     """Make an image of other images' layers and one of its own; pure.
 
     :param origins: the base, whose configuration counts, and others.
     :param layer_of: what the own layer holds, for its annotation.
-    :param annotations: of the manifest; the same are the image's labels.
+    :param annotations: of the manifest.
     :param environment: ``NAME=VALUE``, after the base's own.
     :param made_by: the command, for the image's history.
+    :param labels: of the image, which has none of the base's; None takes the annotations.
     """
     own = descriptor(LAYER, layer, annotations={LAYER_OF: layer_of})
-    config = _config_of(origins, digest_of(layer), annotations, written_time(created), environment, made_by)
+    config = _config_of(origins, digest_of(layer), labels or annotations, written_time(created), environment, made_by)
     manifest = encoded(
         {
             "schemaVersion": 2,
@@ -264,17 +266,17 @@ def assemble(
 def layer_of(name: str, files: Mapping[Path, tuple[bytes, bool]]) -> bytes:
     """Return a tar archive of a datakit's files where an image has them."""
     root = Path(_HOME, "datakits", name)
-    return archive_of({root / path: file for path, file in files.items()}, folders=[root])
+    placed = {root / path: file for path, file in files.items()}
+    return archive_of(placed, folders={root, *(parent for path in (root, *placed) for parent in path.parents)})
 
 
-def archive_of(files: Mapping[Path, tuple[bytes, bool]], *, folders: Iterable[Path] = ()) -> bytes:
+def archive_of(files: Mapping[Path, tuple[bytes, bool]], *, folders: Iterable[Path]) -> bytes:
     """Return a tar archive; times, order, owners and modes are fixed.
 
     :param files: content by path below the root, and whether it may be executed.
-    :param folders: that are there even if they are empty.
+    :param folders: that become root's, with mode 0755. One that is not named is as the layers below have it, else made.
     """
-    roots = set(folders)
-    all_folders = {*roots, *(parent for path in (*roots, *files) for parent in path.parents)} - {Path()}
+    all_folders = set(folders) - {Path()}
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
         for path in sorted((*all_folders, *files), key=lambda path: path.as_posix().encode()):

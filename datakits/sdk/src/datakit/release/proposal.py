@@ -34,6 +34,11 @@ class Proposal:
         return self.after.lock.environment
 
     @property
+    def text(self) -> str | None:
+        """What the lock will hold; None if nothing changes."""
+        return (self.after.text or "") if self.changes else None
+
+    @property
     def message(self) -> str:
         """The commit's message: for people, and in its trailers for programs."""
         parts = [self._subject(), "\n".join(f"- {change}" for change in self.changes)]
