@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from datakit.cli import (
+    airflow,
     audit,
     build,
     check,
@@ -62,6 +63,7 @@ app.command("history")(insight.history)
 app.command("drift")(insight.drift)
 app.command("diff")(locks.diff)
 app.command("audit")(audit.audit)
+app.add_typer(airflow.app, name="airflow")
 app.command("doctor")(doctor.doctor)
 app.command("schema")(schema.schema)
 
