@@ -60,7 +60,8 @@ known = json.loads({ids!r})
 if given.deployment not in known:
     sys.exit("Error: please specify a valid deployment ID")
 print("Skipping building the image since --image-name flag is used...")
-variables = {{"releaseName": known[given.deployment], "image": given.image_name, "runtimeVersion": given.runtime_version}}
+release, image, runtime = known[given.deployment], given.image_name, given.runtime_version
+variables = {{"releaseName": release, "image": image, "runtimeVersion": runtime}}
 body = json.dumps({{"query": "mutation updateDeploymentImage", "variables": variables}}).encode()
 headers = {{"Content-Type": "application/json", "Authorization": {key!r}}}
 with urllib.request.urlopen(urllib.request.Request({url!r}, body, headers)) as answer:

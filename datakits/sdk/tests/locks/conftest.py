@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datakit import __version__
 from datakit.cli import main
 from datakit.release import registry as registries
 from datakit.release._annotations import (
@@ -27,6 +28,7 @@ from datakit.release._annotations import (
 )
 from datakit.release._media import CONFIG, LAYER, MANIFEST, descriptor, digest_of, encoded
 from datakit.release.registry import Registry, open_registry
+from datakit.testing.images import push_base_image
 from datakit_lab.registry import Registry as LabRegistry
 
 BRONZE = "kind: bronze\nname: {name}\nversion: 0.9.0\nsystem: sqlserver\nsources:\n  - datakit: airline-source\n"
@@ -183,7 +185,11 @@ def registry_server() -> Iterator[LabRegistry]:
 @pytest.fixture
 def releases(registry_server: LabRegistry, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Releases:
     """A path of this test alone, with sqlserver-bronze 1.0.0, 1.0.1 and 1.1.0 and other-bronze 2.0.0."""
-    monkeypatch.setattr(registries, "open_registry", lambda reference: open_registry(reference, pause=lambda _: None))
+
+    def at_once(reference: str, **more: Any) -> Registry:
+        return open_registry(reference, **more, pause=lambda _: None)
+
+    monkeypatch.setattr(registries, "open_registry", at_once)
     path = digest_of(request.node.nodeid.encode())[7:19]
     reference = f"{registry_server.host}/{path}"
     made = Releases(reference, open_registry(reference))
@@ -244,6 +250,36 @@ def promoted(tree: Tree, datakit: Call) -> Tree:
     datakit("promote", "int", "qa")
     datakit("promote", "qa", "prod", "--why", "first load")
     return tree
+
+
+DAG = "from airflow_datakit import dags_from_warehouses\n\nglobals().update(dags_from_warehouses())\n"
+RUNTIME = {"io.astronomer.docker.runtime.version": "3.1-4", "org.opencontainers.image.title": "airflow"}
+WAYS = {
+    "int": "{deploy: gitops, overlay: deploy/airflow/int}",
+    "qa": "{deploy: gitops, values: deploy/airflow/qa.yaml}",
+    "prod": "{deploy: astro-cli, deployment: clx0int, workspace: clw0data}",
+}
+
+
+def push_airflow(client: Registry, tag: str = f"v{__version__}", *, labels: dict[str, str] | None = None) -> str:
+    """Push a base like ``platform/airflow``; return its digest."""
+    variables = ("AIRFLOW_HOME=/usr/local/airflow", "DATAKIT_HOME=/opt/datakit/tree")
+    return push_base_image(client, f"platform/airflow:{tag}", variables=variables, labels=labels or RUNTIME)
+
+
+@pytest.fixture
+def airflow_tree(promoted: Tree, releases: Releases) -> Tree:
+    """The promoted tree with a DAG file, GitOps files, and an Airflow for each environment; its base was pushed."""
+    push_airflow(releases.client)
+    for name, way in WAYS.items():
+        path = f"warehouses/environments/{name}.yaml"
+        promoted.write(path, f"{(promoted.root / path).read_text()}airflow: {way}\n")
+    promoted.write("warehouses/dags/warehouses.py", DAG)
+    overlay = "# Airflow of int\nkind: Kustomization\nresources: [airflow.yaml]  # rendered from the chart\n"
+    promoted.write("deploy/airflow/int/kustomization.yaml", overlay)
+    promoted.write("deploy/airflow/qa.yaml", "# Airflow of qa\nexecutor: KubernetesExecutor\n")
+    promoted.commit("Run it in Airflow")
+    return promoted
 
 
 def moment() -> datetime:

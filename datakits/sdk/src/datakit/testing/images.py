@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from datakit.release._media import CONFIG, LAYER, MANIFEST, descriptor, digest_of, encoded
 from datakit.release.registry import Registry
@@ -16,10 +18,14 @@ def push_base_image(
     reference: str | None = None,
     *,
     packages: tuple[tuple[str, str], ...] = (("pyarrow", "25.0.0"),),
+    variables: tuple[str, ...] = ("LANG=C",),
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Push an image that names the Python packages that a base would have, and runs nothing; return its digest.
 
     :param reference: ``REPOSITORY:TAG``; None is the base that releases of this SDK stand on.
+    :param variables: ``NAME=VALUE`` of its environment, as an Airflow has ``AIRFLOW_HOME``.
+    :param labels: as an Astronomer runtime has its version.
     """
     from datakit import __version__
 
@@ -29,7 +35,13 @@ def push_base_image(
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": ["datakit"], "User": "10002:10000", "WorkingDir": "/datakit", "Env": ["LANG=C"]},
+            "config": {
+                "Entrypoint": ["datakit"],
+                "User": "10002:10000",
+                "WorkingDir": "/datakit",
+                "Env": list(variables),
+                **({"Labels": dict(labels)} if labels else {}),
+            },
             "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]},
             "history": [{"created_by": "datakit.testing"}],
         }
