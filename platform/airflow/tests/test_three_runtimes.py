@@ -191,7 +191,8 @@ def test_a_million_rows_are_loaded_by_containers_and_a_slice_that_is_killed_is_t
     assert "state=failed" not in output
     assert lab.sql("SELECT count(*), count(DISTINCT row_id) FROM million.million") == [[str(expected)] * 2]
     assert lab.sql("SELECT count(*) FROM million._dk_loads") == [["1"]]
-    assert docker.from_env().containers.list(all=True, filters={"label": "datakit.worker"}) == []
+    mine = {"label": ["datakit.worker", "datakit.dag=example"]}
+    assert docker.from_env().containers.list(all=True, filters=mine) == []
 
 
 def _image_with(manifest: Path, folder: Path) -> None:
