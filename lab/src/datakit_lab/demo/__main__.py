@@ -47,8 +47,9 @@ def _tell() -> None:
     _down()  # what a demo that was killed has left
     keep = os.environ.get("KEEP", "") not in {"", "0"}
     place = _place(os.environ.get("RUNTIME", "process"), state)
-    demo = Demo(Console(width=None if sys.stdout.isatty() else 150), root, place, airflow)
-    kept = False
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    demo = Demo(console, root, place, airflow)
+    kept = done = False
     try:
         demo.bring_the_lab_up()
         demo.show_the_credentials()
@@ -63,8 +64,10 @@ def _tell() -> None:
             demo.clean_up()
         demo.verify_the_audit_log()
         demo.say_how_to_look_around(kept=keep)
-        kept = keep
+        kept, done = keep, True
     finally:
+        if not done:
+            console.print("\ndemo: ending what was started", highlight=False)
         if not kept:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is impatient would leave the half of it running
             _end(airflow, place)

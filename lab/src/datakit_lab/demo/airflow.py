@@ -114,20 +114,11 @@ class Airflow:
             raise
 
     def stop(self) -> None:
-        """End it, if it runs."""
+        """End it, if it runs: the last part first, so that tasks can still tell the API server how they end."""
         if not self._record.exists():
             return
-        known = json.loads(self._record.read_text(encoding="utf-8"))
-
-        def alive() -> list[int]:  # a process number may be another's by now
-            return [pid for pid, since in known if since and started_at(pid) == since]
-
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in alive():
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, number)
-            if wait_for(lambda: not alive(), seconds=_STOP_SECONDS):
-                break
+        for pid, since in reversed(json.loads(self._record.read_text(encoding="utf-8"))):
+            _end_group(pid, since)
         self._record.unlink()
 
     def dags(self) -> list[str]:
@@ -234,6 +225,20 @@ class Airflow:
     @property
     def _record(self) -> Path:
         return self.home / "processes.json"
+
+
+def _end_group(pid: int, since: str) -> None:
+    """End a process and its group; it is known by number and start, because its number may be another's by now."""
+
+    def alive() -> bool:
+        return bool(since) and started_at(pid) == since
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, number)
+        if wait_for(lambda: not alive(), seconds=_STOP_SECONDS):
+            return
 
 
 def _http(method: str, url: str, body: Any = None, *, token: str = "") -> Any:

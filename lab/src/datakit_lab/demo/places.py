@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from datakit_lab.docker import Engine
-from datakit_lab.sidecar import readiness
 from datakit_lab.sidecar_container import SidecarContainer
 from datakit_lab.state import LabState
 
@@ -22,10 +22,12 @@ class Place(ABC):
 
     :cvar environment: the environment in ``warehouses/environments`` that has it.
     :cvar means: what a task is, for people.
+    :cvar credentials: where it has tickets and secrets besides the lab's own: words for people, and a command to look.
     """
 
     environment: str
     means: str
+    credentials: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __init__(self, state: LabState) -> None:
         self.state = state
@@ -54,11 +56,6 @@ class Place(ABC):
         """Return the lines of that audit log."""
         return self.audit_log.read_text(encoding="utf-8").splitlines() if self.audit_log.exists() else []
 
-    def sidecar(self) -> dict[str, Any] | None:
-        """Return what the sidecar that serves the datakits says of itself, None while it is not ready."""
-        record = self.state.read()
-        return readiness(record.services["sidecar"].port) if record else None
-
 
 class Processes(Place):
     """Datakits are processes; the lab's own sidecar serves them."""
@@ -80,6 +77,12 @@ class Containers(Place):
 
     environment = "local-docker"
     means = "a container"
+    credentials = (
+        (
+            "That is for this shell. Containers share a volume in memory, which a sidecar of their own fills:",
+            ("docker", "volume", "inspect", "--format", "{{json .Options}}", _CREDENTIALS),
+        ),
+    )
 
     def __init__(self, state: LabState) -> None:
         super().__init__(state)
@@ -107,9 +110,12 @@ class Containers(Place):
         self._sidecar.start()
 
     def stop(self) -> None:
-        """Remove both; the sidecar's audit log and the database stay."""
+        """Remove both, and datakits that outlived their Airflow; the sidecar's audit log and the database stay."""
         self._sidecar.stop()
         self.audit_lines()
+        users = {"all": True, "filters": json.dumps({"volume": [_CREDENTIALS]})}
+        for container in self._engine.json("GET", "/containers/json", query=users):
+            self._engine.remove_container(container["Id"])
         self._sidecar.close()
         self._engine.remove_volume(_MARKETING)
 
@@ -118,7 +124,3 @@ class Containers(Place):
         if lines := self._sidecar.audit():
             self.audit_log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return lines
-
-    def sidecar(self) -> dict[str, Any] | None:
-        """Return what the sidecar's container says of itself, None while it is not ready."""
-        return readiness(self._sidecar.port)

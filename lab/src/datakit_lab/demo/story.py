@@ -56,17 +56,19 @@ class Demo:
 
     def show_the_credentials(self) -> None:
         """Show what the sidecar made of the vault's keytab and password: service tickets, and a file in memory."""
-        self._title(
-            "The sidecar took a keytab and a password from the vault; a datakit sees tickets and a file, in memory"
-        )
+        self._title("Of the vault's keytab and password the sidecar makes tickets and a file, in memory")
         self._command("klist")
         self._command("ls", "-l", f"{self._state.secrets.relative_to(self._root)}/{WAREHOUSE_SECRET.parent}/")
+        for said, command in self._place.credentials:
+            self._say(said)
+            self._command(*command)
         self._tell_audit()
 
     def start_airflow(self) -> None:
         """Start Airflow, which finds a DAG for each warehouse and schedule in one line of a DAG file."""
         self._title(f"Airflow, in the environment {self._place.environment}: each task is {self._place.means}")
         self._command("cat", str(_DAG_FILE))
+        self._say("\nStarting Airflow; its logs are .lab/logs/airflow-*.log")
         self._airflow.start(self._place.environment)
         self._say(f"Airflow answers at {self._airflow.url}, with the DAGs {', '.join(self._airflow.dags())}.")
 
@@ -80,7 +82,8 @@ class Demo:
 
         def say(task: str, line: str) -> None:
             nonlocal meanwhile
-            self._console.print(Text.assemble((f"  {task:<26} ", "bold"), line), no_wrap=True, overflow="ellipsis")
+            told = Text.assemble((f"  {task:<26} ", "bold"), _without_names(line, task))
+            self._console.print(told, no_wrap=True, overflow="ellipsis")
             if "loading" in line and meanwhile is not None:
                 once, meanwhile = meanwhile, None
                 once()
@@ -89,14 +92,16 @@ class Demo:
 
     def load_and_rotate(self, title: str) -> list[dict[str, Any]]:
         """Load as :meth:`load` does; while the first rows move, rotate the keytab and the warehouse's password."""
-        before = self._published()
         reports = self.load(title, self._rotate)
 
         def followed() -> bool:
-            return all(now != then for now, then in zip(self._published(), before, strict=True))
+            lines = self._place.audit_lines()[self._told :]
+            return {"key.rotated", "secret.rotated"} <= {json.loads(line)["event"] for line in lines}
 
         if not wait_for(followed, seconds=_FOLLOW_SECONDS):
-            raise LabError("the sidecar did not follow the rotation", fix="read its log: .lab/logs/sidecar.log")
+            raise LabError(
+                "the sidecar did not follow the rotation", fix=f"read its audit log: {self._place.audit_log}"
+            )
         self._say("\nWhat the sidecar did meanwhile, from its audit log:")
         self._tell_audit()
         self._command("datakit-lab", "status")
@@ -109,24 +114,25 @@ class Demo:
 
     def show(self, title: str, reports: list[dict[str, Any]]) -> None:
         """Print the run reports as a table."""
-        table = Table(title=title, title_justify="left")
-        for column in ("dataset", "warehouse", "table", "mode", "datakit", "source datakit"):
-            table.add_column(column, no_wrap=column in {"dataset", "warehouse"})
+        self._title(f"{title}: the run reports, as Airflow has them from its tasks")
+        table = Table()
+        for column in ("dataset", "warehouse", "table", "mode"):
+            table.add_column(column, no_wrap=True)
         for column in ("rows", "seconds", "rows/s"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         for report in sorted(reports, key=lambda report: (report["warehouse"], -report["rows_written"])):
             table.add_row(
                 report["dataset"],
                 report["warehouse"],
                 report["table"],
                 report["mode"],
-                report["datakit"],
-                report["source_datakit"],
                 f"{report['rows_written']:,}",
                 f"{report['seconds']:.2f}",
                 f"{report['rows_per_second'] or 0:,}",
             )
         self._console.print(table)
+        for datakit in sorted({f"{report['datakit']} with {report['source_datakit']}" for report in reports}):
+            self._console.print(f"  by [bold]{datakit}[/bold]", highlight=False)
         for change in sorted({change for report in reports for change in report["schema_changes"]}):
             self._console.print(f"  schema change taken by the policy: [bold]{change}[/bold]", highlight=False)
 
@@ -180,12 +186,6 @@ class Demo:
         self._command("datakit-lab", "rotate", "keytab")
         self._command("datakit-lab", "rotate", "password")
 
-    def _published(self) -> tuple[int | None, str]:
-        """Return the version of the key that the tickets come from, and the warehouse's password."""
-        said = self._place.sidecar()
-        versions = [each["kvno"] for each in said["principals"].values()] if said else [None]
-        return versions[0], (self._state.secrets / WAREHOUSE_SECRET).read_text(encoding="utf-8")
-
     def _tell_audit(self) -> None:
         """Print the lines of the audit log that were not printed yet."""
         lines = self._place.audit_lines()
@@ -203,7 +203,8 @@ class Demo:
         :raises SystemExit: it failed, and has said why.
         """
         self._show_command(command)
-        done = subprocess.run(command, env=self._environment, check=False)
+        # in a process group of its own: Ctrl-C is for the demo, which then ends what runs
+        done = subprocess.run(command, env=self._environment, process_group=0, check=False)
         if done.returncode:
             self._say(f"`{' '.join(command)}` ended with {done.returncode}")
             raise SystemExit(done.returncode)
@@ -222,3 +223,12 @@ class Demo:
 
 def _short(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | dict) else str(value)
+
+
+def _without_names(line: str, task: str) -> str:
+    """Return what a datakit said of a task without the dataset and the warehouse, which stand before it anyway."""
+    warehouse, _, dataset = task.partition("/")
+    for names in (f"{dataset} → {warehouse}", dataset):
+        if line.startswith((f"{names}:", f"{names} (")):
+            return line.removeprefix(names).removeprefix(":").strip()
+    return line
