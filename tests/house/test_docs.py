@@ -185,10 +185,10 @@ def assert_options_exist(program: str, arguments: list[str], line: str) -> None:
     """Compare a command line with what ``--help`` of that command offers."""
     command: list[str] = [program]
     help_ = help_of(command)
-    while arguments and re.search(rf"^[ │]+{re.escape(arguments[0])}\s", help_, re.MULTILINE) and "Commands" in help_:
+    while arguments and re.search(rf"^[ │]+{re.escape(arguments[0])}\s", help_, re.MULTILINE) and " COMMAND " in help_:
         command.append(arguments.pop(0))
         help_ = help_of(command)
-    assert "Commands" not in help_ or not arguments or arguments[0].startswith("-"), f"{line}: no such command"
+    assert " COMMAND " not in help_ or not arguments or arguments[0].startswith("-"), f"{line}: no such command"
     for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
         assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", help_), f"{line}: no option {option}"
 

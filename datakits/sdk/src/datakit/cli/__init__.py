@@ -45,27 +45,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("new")(new.new)
-app.command("check")(check.check)
-app.command("preview")(preview.preview)
-app.add_typer(contract.app, name="contract")
-app.command("run")(run.run)
-app.command("build")(build.build)
-app.command("release")(release.release)
-app.command("releases")(releases.releases)
-app.command("show")(releases.show)
-app.command("verify")(releases.verify)
-app.command("lock")(locks.lock)
-app.command("promote")(locks.promote)
-app.command("rollback")(locks.rollback)
-app.command("status")(insight.status)
-app.command("history")(insight.history)
-app.command("drift")(insight.drift)
-app.command("diff")(locks.diff)
-app.command("audit")(audit.audit)
-app.add_typer(airflow.app, name="airflow")
-app.command("doctor")(doctor.doctor)
-app.command("schema")(schema.schema)
+_DEFINE, _RUN, _RELEASE, _DEPLOY, _LOOK = (
+    "Define a source, a warehouse",
+    "Run here",
+    "Release",
+    "Pin what each environment runs, and deploy it",
+    "What runs where, and why",
+)
+app.command("new", rich_help_panel=_DEFINE)(new.new)
+app.add_typer(contract.app, name="contract", rich_help_panel=_DEFINE)
+app.command("check", rich_help_panel=_DEFINE)(check.check)
+app.command("schema", rich_help_panel=_DEFINE)(schema.schema)
+app.command("preview", rich_help_panel=_RUN)(preview.preview)
+app.command("run", rich_help_panel=_RUN)(run.run)
+app.command("doctor", rich_help_panel=_RUN)(doctor.doctor)
+app.command("build", rich_help_panel=_RELEASE)(build.build)
+app.command("release", rich_help_panel=_RELEASE)(release.release)
+app.command("releases", rich_help_panel=_RELEASE)(releases.releases)
+app.command("show", rich_help_panel=_RELEASE)(releases.show)
+app.command("verify", rich_help_panel=_RELEASE)(releases.verify)
+app.command("lock", rich_help_panel=_DEPLOY)(locks.lock)
+app.command("promote", rich_help_panel=_DEPLOY)(locks.promote)
+app.command("rollback", rich_help_panel=_DEPLOY)(locks.rollback)
+app.add_typer(airflow.app, name="airflow", rich_help_panel=_DEPLOY)
+app.command("status", rich_help_panel=_LOOK)(insight.status)
+app.command("history", rich_help_panel=_LOOK)(insight.history)
+app.command("diff", rich_help_panel=_LOOK)(locks.diff)
+app.command("drift", rich_help_panel=_LOOK)(insight.drift)
+app.command("audit", rich_help_panel=_LOOK)(audit.audit)
 
 
 def _show_version(wanted: bool) -> None:
