@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from abc import ABC, abstractmethod
 from importlib.metadata import version
 from pathlib import Path
@@ -43,10 +44,11 @@ class Place(ABC):
         return self.state.audit
 
     def start(self) -> None:
-        """Start what it needs, once the lab is up; forget what an earlier demo left in marketing."""
-        self.marketing.parent.mkdir(exist_ok=True)
-        for leftover in self.marketing.parent.glob(f"{self.marketing.name}*"):
+        """Start what it needs, once the lab is up; forget what an earlier demo, of any place, left in marketing."""
+        shutil.rmtree(self.state.directory / "marketing", ignore_errors=True)
+        for leftover in self.state.directory.glob("marketing.duckdb*"):
             leftover.unlink()
+        self.marketing.parent.mkdir(exist_ok=True)
 
     @abstractmethod
     def stop(self) -> None:
