@@ -32,7 +32,7 @@ def main() -> None:
         else:
             _tell()
     except LabError as error:
-        Console(stderr=True).print(f"demo: {error}", markup=False, highlight=False)
+        Console(stderr=True).print(f"demo: {error}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
