@@ -118,6 +118,24 @@ def test_a_table_tells_the_story_of_its_last_load(story: Any, datakit: Any) -> N
     datakit("audit", "bronze.flights", "--reports", str(folder), "--warehouse", "marketing")
 
 
+def test_the_image_that_the_report_names_is_the_one_that_ran(promoted: Any, datakit: Any, tmp_path: Path) -> None:
+    folder, other = tmp_path / "reports", f"sha256:{'e' * 64}"
+    started = moment() + timedelta(seconds=5)
+    report(
+        folder, run_id="finance/1", image=f"registry.corp.example/datakits/sqlserver-bronze@{other}", started_at=started
+    )
+    (run,) = datakit("audit", "finance/1", "--reports", str(folder), "--json").json["runs"]
+    assert other == run["digest"]
+    missing = {each["kind"]: each["what"] for each in run["missing"]}
+    assert f"no lock of 'prod' before the run pins finance/sqlserver-bronze 1.0.0 as {other}" == missing["lock"]
+    assert "under that version" in missing["release"]
+
+    drifts = datakit("drift", "prod", "--reports", str(folder), "--json", code=78).json["drift"]
+    assert [f"1.0.0 ({other}) ran"] == [
+        each["what"].partition(" at ")[0] for each in drifts if each["kind"] == "ran-another"
+    ]
+
+
 def test_what_is_not_at_hand_is_named_and_not_made_up(promoted: Any, datakit: Any, tmp_path: Path) -> None:
     folder = tmp_path / "reports"
     started = moment() + timedelta(seconds=5)

@@ -184,7 +184,8 @@ def test_a_lock_is_no_environment(tree: Tree) -> None:
 
 
 def test_the_request_holds_what_is_asked_and_nothing_else(tree: Tree) -> None:
-    assert tree.specify(slice="1/4", parallel=2, full=True).request == {
+    spec = tree.specify(slice="1/4", parallel=2, full=True)
+    assert spec.request == {
         "protocol": "1.0",
         "dataset": "airline.flights",
         "warehouse": "finance",
@@ -192,6 +193,7 @@ def test_the_request_holds_what_is_asked_and_nothing_else(tree: Tree) -> None:
         "slice": "1/4",
         "full": True,
         "parallel": 2,
+        "image": spec.image,
     }
     assert "slice" not in tree.specify().request
 

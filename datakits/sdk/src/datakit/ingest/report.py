@@ -13,7 +13,7 @@ from datakit.ingest.settings import Settings
 from datakit.model.run import RunReport, RunRequest
 
 _XCOM_FOLDER: Final = Path("/airflow/xcom")
-_ASKED_FOR: Final = ("run_id", "dataset", "warehouse", "environment", "slice", "data_interval")
+_ASKED_FOR: Final = ("run_id", "dataset", "warehouse", "environment", "slice", "data_interval", "image")
 
 
 class ReportDraft:

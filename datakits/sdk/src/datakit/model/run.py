@@ -74,6 +74,7 @@ class RunRequest(BaseModel):
     ] = False
     parallel: Annotated[int | None, Field(ge=1, le=64, description="Connections that read slices at once")] = None
     data_interval: DataInterval | None = None
+    image: Annotated[str | None, Field(description="The image that runs, by digest where that is known")] = None
     configuration: Annotated[
         RunConfiguration | None, Field(description="Instead of the warehouses and environments of the datakit's tree")
     ] = None
@@ -110,6 +111,7 @@ class RunReport(BaseModel):
     table: Annotated[str | None, Field(description="SCHEMA.TABLE in the warehouse")] = None
     datakit: Annotated[str | None, Field(description="The bronze datakit, NAME@VERSION")] = None
     source_datakit: Annotated[str | None, Field(description="The source datakit, NAME@VERSION")] = None
+    image: Annotated[str | None, Field(description="As the request had it")] = None
     mode: LoadMode | None = None
     slice: str | None = None
     slices: Annotated[int | None, Field(description="How many slices the plan has")] = None

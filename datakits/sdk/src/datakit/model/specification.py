@@ -118,6 +118,7 @@ def specify(
         "slice": slice,
         "full": full or None,
         "parallel": parallel,
+        "image": release[1],
     }
     return RunSpec(
         home=project.root,

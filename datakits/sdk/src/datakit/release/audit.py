@@ -68,7 +68,8 @@ class Missing:
 class Story:
     """All that is known about one run.
 
-    :ivar digest: of the image that the lock pinned when the run began; None if that is not known.
+    :ivar digest: of the image that ran, as the run report says it, else as the lock pinned it when the run began; None
+        if neither is known.
     """
 
     report: FoundReport
@@ -146,7 +147,7 @@ class Auditor:
             self._lacks("release", "the run report names no datakit", "the run failed before it was known; see its log")
         elif place is not None and found.report.warehouse:
             pin = self._lock_change(found, place, *datakit)
-            digest = pin.digest if pin else None
+            digest = found.digest or (pin.digest if pin else None)
             release = self._release(place, *datakit, digest)
             if release is not None:
                 self._commit(release)
@@ -196,7 +197,7 @@ class Auditor:
         self._add(said.ended_at, "run", words, str(found.path), exit_code=said.exit_code, mode=said.mode)
 
     def _lock_change(self, found: FoundReport, place: Place, kit: str, version: str) -> Pin | None:
-        """Find the change that pinned what ran: the last one before the run after which the lock had that version."""
+        """Find the change that pinned what ran: the last one before the run after which the lock had it."""
         name, house = place.environment.name, str(found.report.warehouse)
         if self.repository is None:
             self._lacks("lock", "there is no Git repository here", "run it in a clone of the tree")
@@ -205,12 +206,13 @@ class Auditor:
         before = (entry for entry in history if entry.commit.time <= found.report.started_at)
         latest = next(before, None)
         earlier = chain([latest] if latest else [], before)
-        holding = next((entry for entry in earlier if _version(entry, house, kit) == version), None)
+        holding = next((entry for entry in earlier if _holds(entry, house, kit, version, found.digest)), None)
         if latest is None or holding is None:
             shallow = self.repository.is_shallow()
             self._lacks(
                 "lock",
-                f"no lock of {name!r} before the run pins {house}/{kit} {version}, so its digest is not known",
+                f"no lock of {name!r} before the run pins {house}/{kit} {version}"
+                + (f" as {found.digest}" if found.digest else ", so its digest is not known"),
                 "git fetch --unshallow: history is cut off"
                 if shallow
                 else "see which image ran: its container's record",
@@ -331,6 +333,12 @@ def _words(value: Any) -> str:
 def _version(entry: LockChange, house: str, kit: str) -> str | None:
     pin = entry.lock.pin(house, kit) if entry.lock else None
     return pin.version if pin else None
+
+
+def _holds(entry: LockChange, house: str, kit: str, version: str, digest: str | None) -> bool:
+    """Whether a lock pinned that version and, where it is known, that digest."""
+    pin = entry.lock.pin(house, kit) if entry.lock else None
+    return pin is not None and pin.version == version and digest in (None, pin.digest)
 
 
 def _sets(entry: LockChange, house: str, kit: str) -> bool:

@@ -183,12 +183,15 @@ def _ran(place: Place, reports: tuple[FoundReport, ...]) -> Iterator[Drift]:
     for (house, kit), each in sorted(latest.items()):
         pin = place.lock.lock.pin(house, kit)
         ran = each.datakit[1] if each.datakit else ""
-        if pin is not None and pin.version != ran and _is_after(each, pin):
+        if pin is None or not _is_after(each, pin):
+            continue
+        if pin.version != ran or (each.digest or pin.digest) != pin.digest:
+            image = f" ({each.digest})" if each.digest and pin.version == ran else ""
             yield Drift(
                 "ran-another",
                 name,
                 f"{house}/{kit}",
-                f"{ran} ran at {each.report.started_at:%Y-%m-%d %H:%M:%S%z} ({each.report.run_id}), "
+                f"{ran}{image} ran at {each.report.started_at:%Y-%m-%d %H:%M:%S%z} ({each.report.run_id}), "
                 f"although {pin.version} is pinned",
                 "deploy the Airflow image that holds this lock; until then the one before runs",
             )

@@ -27,6 +27,11 @@ class FoundReport:
         name, at, version = (self.report.datakit or "").partition("@")
         return (name, version) if at else None
 
+    @property
+    def digest(self) -> str | None:
+        """The digest of the image that ran; None if the report does not say it."""
+        return (self.report.image or "").partition("@")[2] or None
+
 
 def read_reports(folder: Path) -> tuple[tuple[FoundReport, ...], tuple[Path, ...]]:
     """Read every ``*.json`` below a folder; return the reports, the earliest first, and the files that hold none.
