@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import pytest
 import yaml
 from datakit_lab.demo.airflow import Airflow, Run
 from datakit_lab.demo.following import follow
+from datakit_lab.demo.places import Containers
 from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.network import free_port
 from datakit_lab.processes import wait_for
@@ -242,15 +244,75 @@ def test_the_credential_of_a_sidecar_in_a_container_is_in_the_labs_memory_and_go
     assert not list(memory.iterdir())
 
 
-def test_the_demo_says_which_runtimes_there_are(tmp_path: Path) -> None:
-    done = subprocess.run(
+@contextmanager
+def engine_at(path: Path) -> Iterator[Path]:
+    """Within, something at this socket says that it is a Docker engine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"Version": "20.10", "ApiVersion": "1.41"}')
+
+        def address_string(self) -> str:
+            return "a client"
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    class Server(socketserver.ThreadingUnixStreamServer):
+        def get_request(self) -> Any:
+            request, _ = super().get_request()
+            return request, ("a client", 0)
+
+    with Server(str(path), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield path
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def environment_in(folder: Path) -> Path:
+    file = folder / "warehouses/environments/local-docker.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("name: local-docker\nruntime: docker\n")
+    return file
+
+
+def demo(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment_in(folder)
+    return subprocess.run(
         [sys.executable, "-m", "datakit_lab.demo"],
-        cwd=tmp_path,
-        env=os.environ | {"RUNTIME": "podman"},
+        cwd=folder,
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 78
-    assert "RUNTIME is 'podman'" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_engine_that_tasks_would_not_ask_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    environment = environment_in(tmp_path)
+    with engine_at(tmp_path / "docker.sock") as socket, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", f"unix://{socket}")
+        with pytest.raises(LabError, match=f"DOCKER_HOST names the engine at {socket}, and tasks would ask"):
+            Containers(LabState(tmp_path / ".lab"))
+        environment.write_text(f"name: local-docker\nruntime: docker\ndocker: {{url: 'unix://{socket}'}}\n")
+        Containers(LabState(tmp_path / ".lab"))
+
+
+def test_where_no_engine_answers_the_demo_says_how_to_do_without(tmp_path: Path) -> None:
+    said = demo(tmp_path, RUNTIME="docker", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
+    assert said.returncode == 75
+    assert "no Docker engine answers" in said.stderr
+    assert "make demo RUNTIME=process" in said.stderr
+
+
+def test_the_demo_says_which_runtimes_there_are(tmp_path: Path) -> None:
+    said = demo(tmp_path, RUNTIME="podman")
+    assert said.returncode == 78
+    assert "RUNTIME is 'podman'" in said.stderr
+    assert "Traceback" not in said.stderr

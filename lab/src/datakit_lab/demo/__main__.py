@@ -18,7 +18,7 @@ from rich.console import Console
 from datakit_lab.demo.airflow import Airflow
 from datakit_lab.demo.places import Containers, Place, Processes
 from datakit_lab.demo.story import Demo
-from datakit_lab.errors import LabError
+from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.state import LabState
 
 
@@ -96,7 +96,12 @@ def _place(runtime: str, state: LabState) -> Place:
         case "process":
             return Processes(state)
         case "docker":
-            return Containers(state)
+            try:
+                return Containers(state)
+            except LabError as error:
+                raise LabUnavailable(
+                    error.what, fix=f"{error.fix}; or without one: make demo RUNTIME=process"
+                ) from None
         case _:
             raise LabError(f"RUNTIME is {runtime!r}", fix="RUNTIME=process, or RUNTIME=docker")
 

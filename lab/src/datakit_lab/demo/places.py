@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from datakit_lab.docker import Engine
+from datakit_lab.errors import LabError
 from datakit_lab.sidecar_container import SidecarContainer
 from datakit_lab.state import LabState
 
@@ -75,7 +76,10 @@ class Processes(Place):
 
 
 class Containers(Place):
-    """Datakits are containers; so is a sidecar, which publishes for them into a volume in memory."""
+    """Datakits are containers; so is a sidecar, which publishes for them into a volume in memory.
+
+    :raises LabError: no engine answers, or Airflow's tasks would ask another one.
+    """
 
     environment = "local-docker"
     means = "a container"
@@ -89,6 +93,12 @@ class Containers(Place):
     def __init__(self, state: LabState) -> None:
         super().__init__(state)
         self._engine = Engine()
+        theirs = _socket_of(state.directory.parent / f"warehouses/environments/{self.environment}.yaml")
+        if self._engine.address.resolve() != theirs.resolve():
+            raise LabError(
+                f"DOCKER_HOST names the engine at {self._engine.address}, and tasks would ask the one at {theirs}",
+                fix=f"unset DOCKER_HOST, or write docker.url in warehouses/environments/{self.environment}.yaml",
+            )
         image = f"{_SIDECAR_IMAGE}:v{version('datakit-sidecar')}"
         self._sidecar = SidecarContainer(self._engine, state, image=image, volume=_CREDENTIALS)
 
@@ -126,3 +136,11 @@ class Containers(Place):
         if lines := self._sidecar.audit():
             self.audit_log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return lines
+
+
+def _socket_of(environment: Path) -> Path:
+    """Return the socket of the engine that an environment names, or the usual one."""
+    import yaml
+
+    place = yaml.safe_load(environment.read_text(encoding="utf-8")).get("docker") or {}
+    return Path(str(place.get("url", "unix:///var/run/docker.sock")).removeprefix("unix://"))
