@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from datakit_lab.docker import Engine, EngineRefused
-from datakit_lab.errors import LabUnavailable
+from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.network import free_port
 from datakit_lab.processes import wait_for
 from datakit_lab.sidecar import readiness
@@ -19,6 +19,7 @@ from datakit_lab.state import LabState
 _SHARED: Final = "/run/datakit/shared"
 _BOOTSTRAP: Final = "/run/datakit/bootstrap"
 _CONFIGURATION: Final = "/etc/datakit"
+_LAB: Final = "datakit.lab"  # a label
 _IMAGE_USER: Final = 10001
 _GROUP: Final = 10000
 """The group of every datakit's image, for which the sidecar publishes."""
@@ -49,7 +50,7 @@ class SidecarContainer:
 
     :param state: the lab that it belongs to.
     :param image: the sidecar's image, which the engine has.
-    :param volume: the volume to make and publish into; one of that name is replaced.
+    :param volume: the volume to make and publish into; one of that name is replaced, unless another lab uses it.
     """
 
     def __init__(self, engine: Engine, state: LabState, *, image: str, volume: str) -> None:
@@ -71,6 +72,20 @@ class SidecarContainer:
         """What is mounted: in the lab's own memory, so that what is left there goes when the lab does."""
         return self._state.tickets.resolve().parent / self.volume
 
+    @property
+    def owner(self) -> str | None:
+        """The state directory of the lab that made the container of this name, None if there is none."""
+        try:
+            found = self._engine.json("GET", f"/containers/{self.name}/json")
+        except EngineRefused:
+            return None
+        return str((found["Config"]["Labels"] or {}).get(_LAB, "unknown"))
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether another lab has a container of this name: names are for the whole engine."""
+        return self.owner not in {None, str(self._state.directory)}
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -82,8 +97,14 @@ class SidecarContainer:
         """Start it and wait until everything is published.
 
         :raises LabUnavailable: it ended, or did not become ready in time.
+        :raises LabError: another lab's runs.
         :raises EngineRefused: the engine has no such image, or a container uses the volume.
         """
+        if self.is_anothers and self._runs():
+            raise LabError(
+                f"the container {self.name} is in use by another lab ({self.owner})",
+                fix=f"end that lab, or only this: docker rm --force {self.name}",
+            )
         self.close()
         self.port = free_port()
         self._lay_out()
@@ -140,6 +161,7 @@ class SidecarContainer:
     def _container(self) -> dict[str, Any]:
         return {
             "Image": self._image,
+            "Labels": {_LAB: str(self._state.directory)},
             "User": f"{self._user}:{_GROUP}",
             "HostConfig": {
                 "NetworkMode": "host",  # the lab listens on loopback only

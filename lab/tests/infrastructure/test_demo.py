@@ -21,6 +21,7 @@ import yaml
 from datakit_lab.demo.airflow import Airflow, Run
 from datakit_lab.demo.following import follow
 from datakit_lab.demo.places import Containers
+from datakit_lab.docker import EngineRefused
 from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.network import free_port
 from datakit_lab.processes import wait_for
@@ -197,12 +198,24 @@ def alive(pid: int) -> bool:
 
 
 class RecordedEngine:
-    """An engine that keeps the container that it was told to make, and says that it ended."""
+    """An engine that keeps what it was told, and the container that it was told to make, which ends at once.
 
-    def __init__(self) -> None:
+    :param others: whether another lab's container of the name runs.
+    """
+
+    def __init__(self, *, others: bool = False) -> None:
         self.made: dict[str, Any] = {}
+        self.changes: list[str] = []
+        self.address = Path("/var/run/docker.sock")
+        self._others = others
 
     def json(self, method: str, path: str, body: Any = None, **_: Any) -> Any:
+        if method != "GET":
+            self.changes.append(f"{method} {path}")
+        elif self._others:
+            return {"State": {"Running": True}, "Config": {"Labels": {"datakit.lab": "/elsewhere/.lab"}}}
+        elif not self.made:
+            raise EngineRefused(404, "no such container")
         if path == "/containers/create":
             self.made = body
             self.files = {
@@ -210,15 +223,13 @@ class RecordedEngine:
                 for mount in body["HostConfig"]["Mounts"]
                 if mount["Type"] == "bind"
             }
-        return {"State": {"Running": False}} if method == "GET" else None
+        return {"State": {"Running": False}, "Config": {"Labels": self.made.get("Labels")}}
 
     def stream(self, *_: Any, **__: Any) -> Any:
-        from datakit_lab.docker import EngineRefused
-
         raise EngineRefused(404, "no such container")
 
-    def create_volume(self, *_: Any) -> None:
-        """Make none."""
+    def create_volume(self, name: str, *_: Any) -> None:
+        self.changes.append(name)
 
     remove_container = remove_volume = create_volume
 
@@ -273,6 +284,18 @@ def engine_at(path: Path) -> Iterator[Path]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_a_sidecar_of_another_lab_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment_in(tmp_path)
+    engine = RecordedEngine(others=True)
+    monkeypatch.setattr("datakit_lab.demo.places.Engine", lambda: engine)
+    place = Containers(LabState(tmp_path / ".lab"))
+    place.stop()
+    (tmp_path / ".lab").mkdir()
+    with pytest.raises(LabError, match=r"in use by another lab \(/elsewhere/.lab\)"):
+        place.start()
+    assert engine.changes == []
 
 
 def environment_in(folder: Path) -> Path:

@@ -115,14 +115,19 @@ class Containers(Place):
     def start(self) -> None:
         """Start the sidecar's container, and make the volume that leads to the folder of the database."""
         super().start()
+        self._sidecar.start()  # refuses where another lab's would be disturbed
         self._engine.remove_volume(_MARKETING)
         self.marketing.parent.chmod(0o777)  # datakits write there as the user of their image
         options = {"type": "none", "o": "bind", "device": str(self.marketing.parent)}
         self._engine.create_volume(_MARKETING, options)
-        self._sidecar.start()
 
     def stop(self) -> None:
-        """Remove both, and datakits that outlived their Airflow; the sidecar's audit log and the database stay."""
+        """Remove both, and datakits that outlived their Airflow; the sidecar's audit log and the database stay.
+
+        What another lab has made is left alone.
+        """
+        if self._sidecar.is_anothers:
+            return
         self._sidecar.stop()
         self.audit_lines()
         users = {"all": True, "filters": json.dumps({"volume": [_CREDENTIALS]})}
