@@ -180,6 +180,34 @@ def faults(
 
 
 @app.command()
+def sidecar(
+    state_dir: StateDir = _DEFAULT_STATE,
+    image: Annotated[
+        str | None, typer.Option(help="The sidecar's image. [dim]Default: the one that scripts/images builds[/dim]")
+    ] = None,
+    volume: Annotated[str, typer.Option(help="The volume in memory that it publishes into.")] = "datakit-credentials",
+    stop: Annotated[bool, typer.Option("--stop", help="Remove it, with its volume.")] = False,
+) -> None:
+    """Run the sidecar of a running lab as a container, too, for datakits that are containers."""
+    from importlib.metadata import version
+
+    from datakit_lab.docker import Engine
+    from datakit_lab.sidecar_container import SidecarContainer
+    from datakit_lab.state import LabState
+
+    state = LabState(state_dir)
+    if not state.running:
+        raise LabError(f"no lab runs in {state_dir}", fix="datakit-lab up")
+    name = image or f"datakit.local/platform/sidecar:v{version('datakit-sidecar')}"
+    container = SidecarContainer(Engine(), state, image=name, volume=volume)
+    if stop:
+        container.close()
+        return
+    container.start()
+    typer.echo(f"container {container.name} publishes into the volume {volume}; docker logs {container.name}")
+
+
+@app.command()
 def kdc(
     directory: Annotated[Path | None, typer.Option(help="Where the realm lives; a passing one if left out.")] = None,
     port: Annotated[int, typer.Option(help="Loopback port, 0 for a free one.")] = 10088,

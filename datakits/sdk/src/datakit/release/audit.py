@@ -248,12 +248,16 @@ class Auditor:
             return None
         try:
             registry = self.open_registry(reference)
-            release = registry.release(kit, version)
+            release = registry.release_of_digest(kit, digest) if digest else registry.release(kit, version)
         except DatakitError as error:
             self._lacks("release", f"{reference}: {error.what}", error.fix or "ask the registry's keepers")
             return None
-        if release is None or (digest is not None and release.digest != digest):
-            said = "has no release of that version" if release is None else f"has {release.digest} under that version"
+        if release is None or release.version != version:
+            said = (
+                f"has no {digest or 'release of that version'}"
+                if release is None
+                else f"has {digest} as {release.version}"
+            )
             self._lacks("release", f"{kit} {version}: {reference} {said}", "datakit drift says more")
             return None
         self._provenance(registry, release)

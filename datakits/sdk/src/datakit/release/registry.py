@@ -67,6 +67,18 @@ class Registry:
         found = self._tagged(f"datakits/{name}", tag)
         return None if found is None else self._release(name, tag, found)
 
+    def release_of_digest(self, name: str, digest: str) -> Release | None:
+        """Return a release by its image, whatever its tag names now; None if the registry does not have that.
+
+        :raises ImageCorrupt: it is no release of a datakit.
+        """
+        repository = f"datakits/{name}"
+        if not self.has_manifest(repository, digest):
+            return None
+        data = self.manifest_bytes(repository, digest)
+        where = self.image(repository, digest)
+        return read_release(_parsed(data, where), digest, len(data), where)
+
     def releases(self, name: str) -> tuple[Release, ...]:
         """Return every release of a datakit, the lowest version first; tags that are none are left out.
 
