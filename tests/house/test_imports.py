@@ -57,6 +57,16 @@ def test_reading_the_model_loads_no_driver_and_no_arrow() -> None:
     assert set() == modules_after("import " + ", ".join(MODEL)) & HEAVY
 
 
+def test_the_version_is_looked_up_when_somebody_asks() -> None:
+    def looked_up(statement: str) -> bool:
+        program = f"import sys\n{statement}\nprint('importlib.metadata' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        return done.stdout == "True\n"
+
+    assert not looked_up("import datakit")
+    assert looked_up("from datakit import __version__; assert __version__[0].isdigit()")
+
+
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_load_no_driver_and_no_arrow(option: str) -> None:
     command = f"import sys; sys.argv = ['datakit', {option!r}]; from datakit.cli import main"

@@ -47,7 +47,7 @@ runtime_class(None)
 def make(number):
     return DatakitOperator.create(
         f"task{number}", datakit="sqlserver-bronze", dataset=f"airline.table{number // 5}",
-        warehouse=f"warehouse{number % 5}", retries=2, outlets=[outlet(number)],
+        warehouse=f"warehouse{number % 5}", retries=2,
     )
 """
 BARE = {
@@ -88,7 +88,7 @@ def make(number):
 PROGRAM = """\
 import json, sys, time
 from airflow.sdk import DAG, Asset
-def outlet(number):  # what ours gives Airflow anyway
+def outlet(number):  # what ours makes by itself
     table = f"bronze.table{{number // 5}}"
     return Asset(name=f"warehouse{{number % 5}}.{{table}}", uri=f"datakit://warehouse{{number % 5}}/{{table}}")
 from airflow.serialization.serialized_objects import DagSerialization

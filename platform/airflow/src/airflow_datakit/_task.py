@@ -14,7 +14,7 @@ from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import XCOM_RETURN_KEY, BaseOperator, XComArg
+from airflow.providers.common.compat.sdk import XCOM_RETURN_KEY, Asset, BaseOperator, XComArg
 from datakit.errors import ConfigurationError
 from datakit.model.run import RunRequest
 from datakit.model.specification import RunSpec, specify
@@ -204,9 +204,11 @@ def specified(arguments: Mapping[str, Any]) -> RunSpec:
 
 def with_asset(spec: RunSpec, outlets: Any) -> list[Any]:
     """Return a task's outlets with the bronze table that it loads."""
-    own = outlets if isinstance(outlets, list | tuple) else [outlets] if outlets else []
+    own = list(outlets) if isinstance(outlets, list | tuple) else [outlets] if outlets else []
     asset = asset_of(spec)
-    return [*own, *([] if asset in own else [asset])]
+    # by what Airflow knows an asset by; comparing two whole ones costs more than making them
+    there = any(isinstance(other, Asset) and (other.name, other.uri) == (asset.name, asset.uri) for other in own)
+    return own if there else [*own, asset]
 
 
 def refuse_unknown(kwargs: Mapping[str, Any]) -> None:

@@ -187,8 +187,9 @@ class Project:
         :raises InvalidFile: the warehouse takes it twice, or through a bronze datakit that does not include its source.
         """
         config = self.warehouse(warehouse)
-        where = self.warehouse_files[warehouse].where("ingest")
         places = [number for number, ingest in enumerate(config.ingest) if reference in ingest.datasets]
+        if len(places) != 1:
+            where = self.warehouse_files[warehouse].where("ingest")
         if not places:
             taken = {dataset for ingest in config.ingest for dataset in ingest.datasets}
             raise UnknownName.of(f"dataset in warehouse {warehouse!r} called", reference, taken, where=where)
