@@ -18,7 +18,6 @@ from datakit.testing.images import push_base_image
 from .conftest import RUNTIME, push_airflow
 
 REPOSITORY = "platform/airflow-deployment"
-NOT_MINE = "/usr/local/airflow is the base's"
 
 
 def content(releases: Any, digest: str) -> dict[str, tarfile.TarInfo]:
@@ -65,9 +64,25 @@ def test_an_image_holds_what_airflow_reads_where_airflow_and_datakit_look(
         ]
     ) == sorted(name for name, entry in found.items() if entry.isfile())
     assert (2, 14) == (pushed["dags"], pushed["files"])
-    folders = {name for name, entry in found.items() if entry.isdir()}
-    assert not {"usr", "usr/local", "usr/local/airflow", "usr/local/airflow/dags", "opt"} & folders, NOT_MINE
-    assert {(0, 0, 0)} == {(entry.uid, entry.gid, entry.mtime) for entry in found.values()}
+    assert {0} == {entry.mtime for entry in found.values()}
+    assert not {"usr", "usr/local", "opt"} & found.keys()
+
+
+def test_airflows_home_stays_its_users_and_what_is_deployed_is_roots(
+    airflow_tree: Any, datakit: Any, releases: Any
+) -> None:
+    found = content(releases, datakit("airflow", "push", "--json").json["digest"])
+    owned = {name: entry.mode for name, entry in found.items() if entry.uid == 10002}
+    assert {"usr/local/airflow": 0o775, "usr/local/airflow/dags": 0o775} == owned
+    others = [entry for name, entry in found.items() if name not in owned]
+    assert {(0, 0, False)} == {(entry.uid, entry.gid, bool(entry.mode & 0o022)) for entry in others}
+
+
+def test_a_base_that_runs_as_a_name_is_refused(airflow_tree: Any, datakit: Any, releases: Any) -> None:
+    variables = ("AIRFLOW_HOME=/usr/local/airflow",)
+    push_base_image(releases.client, "platform/named:v1", variables=variables, user="astro")
+    answer = datakit("airflow", "build", "--base", "platform/named:v1", code=78)
+    assert "runs as the user 'astro', whose number it does not say" in answer.err
 
 
 def test_the_image_says_what_it_is_and_keeps_the_version_of_the_runtime(

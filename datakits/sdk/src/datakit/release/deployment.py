@@ -110,8 +110,9 @@ def build_deployment(
     home = f"DATAKIT_HOME=/{_HOME}"
     parts = assemble(
         origins=(origin,),
-        # the folders above are the base's: Airflow's home has to stay writable for its user
-        layer=archive_of(placed, folders=_folders_below(placed, (there, Path(_HOME)))),
+        layer=archive_of(
+            placed, folders=_folders_below(placed, (there, Path(_HOME))), owned=_owned(origin, there, registry)
+        ),
         layer_of=f"tree@{commit.revision or 'uncommitted'}",
         annotations=annotations,
         created=commit.time,
@@ -203,8 +204,7 @@ def _folders_below(placed: Iterable[Path], roots: Iterable[Path]) -> set[Path]:
 
 def _dags_folder(base: Origin, registry: Registry) -> str:
     """Return where the base's Airflow looks for DAGs: AIRFLOW__CORE__DAGS_FOLDER, else AIRFLOW_HOME/dags."""
-    lines = (base.config.get("config") or {}).get("Env") or []
-    variables = dict(line.partition("=")[::2] for line in lines)
+    variables = _variables(base)
     if folder := variables.get("AIRFLOW__CORE__DAGS_FOLDER"):
         return str(folder)
     if home := variables.get("AIRFLOW_HOME"):
@@ -215,6 +215,30 @@ def _dags_folder(base: Origin, registry: Registry) -> str:
         cause="it sets neither AIRFLOW__CORE__DAGS_FOLDER nor AIRFLOW_HOME; perhaps it is no Airflow",
         fix="name the folder: --dags-folder /usr/local/airflow/dags",
     )
+
+
+def _variables(base: Origin) -> dict[str, str]:
+    lines = (base.config.get("config") or {}).get("Env") or []
+    return dict(line.partition("=")[::2] for line in lines)
+
+
+def _owned(base: Origin, dags: Path, registry: Registry) -> dict[Path, int]:
+    """Return Airflow's home and what is in it down to the DAGs folder, with its user.
+
+    A layer with a file in it may make a folder root's on some engines, and Airflow writes into its home.
+    """
+    home = Path(_variables(base).get("AIRFLOW_HOME", "/").lstrip("/"))
+    if home == Path() or not dags.is_relative_to(home):
+        return {}
+    user = str((base.config.get("config") or {}).get("User") or "0").partition(":")[0]
+    if not user.isdigit():
+        raise ConfigurationError(
+            f"the base image runs as the user {user!r}, whose number it does not say",
+            subject=registry.image(base.repository, base.digest),
+            cause="Airflow's home has to stay this user's; Kubernetes wants a number too, to see that it is not root",
+            fix="end its Dockerfile with that number, such as USER 50000, as platform/airflow does",
+        )
+    return {folder: int(user) for folder in (dags, *dags.parents) if folder.is_relative_to(home)}
 
 
 def _refuse_links(root: Path, paths: list[Path]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from datakit.errors import ConfigurationError, ImageCorrupt, UnknownName
@@ -270,20 +271,28 @@ def layer_of(name: str, files: Mapping[Path, tuple[bytes, bool]]) -> bytes:
     return archive_of(placed, folders={root, *(parent for path in (root, *placed) for parent in path.parents)})
 
 
-def archive_of(files: Mapping[Path, tuple[bytes, bool]], *, folders: Iterable[Path]) -> bytes:
+def archive_of(
+    files: Mapping[Path, tuple[bytes, bool]],
+    *,
+    folders: Iterable[Path],
+    owned: Mapping[Path, int] = MappingProxyType({}),
+) -> bytes:
     """Return a tar archive; times, order, owners and modes are fixed.
 
     :param files: content by path below the root, and whether it may be executed.
-    :param folders: that become root's, with mode 0755. One that is not named is as the layers below have it, else made.
+    :param folders: that become root's, with mode 0755. Engines differ in whether one that is above a file and not named
+        becomes that too, or stays as the layers below have it.
+    :param owned: folder → user, with group 0 and mode 0775, as Airflow's images have their home.
     """
-    all_folders = set(folders) - {Path()}
+    all_folders = {*folders, *owned} - {Path()}
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
         for path in sorted((*all_folders, *files), key=lambda path: path.as_posix().encode()):
             entry = tarfile.TarInfo(path.as_posix())
             entry.mtime = 0
             if path in all_folders:
-                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                entry.type, entry.uid = tarfile.DIRTYPE, owned.get(path, 0)
+                entry.mode = 0o775 if path in owned else 0o755
                 archive.addfile(entry)
             else:
                 data, executable = files[path]

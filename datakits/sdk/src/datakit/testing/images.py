@@ -20,12 +20,14 @@ def push_base_image(
     packages: tuple[tuple[str, str], ...] = (("pyarrow", "25.0.0"),),
     variables: tuple[str, ...] = ("LANG=C",),
     labels: Mapping[str, str] = MappingProxyType({}),
+    user: str = "10002:10000",
 ) -> str:
     """Push an image that names the Python packages that a base would have, and runs nothing; return its digest.
 
     :param reference: ``REPOSITORY:TAG``; None is the base that releases of this SDK stand on.
     :param variables: ``NAME=VALUE`` of its environment, as an Airflow has ``AIRFLOW_HOME``.
     :param labels: as an Astronomer runtime has its version.
+    :param user: who runs in it.
     """
     from datakit import __version__
 
@@ -37,7 +39,7 @@ def push_base_image(
             "os": "linux",
             "config": {
                 "Entrypoint": ["datakit"],
-                "User": "10002:10000",
+                "User": user,
                 "WorkingDir": "/datakit",
                 "Env": list(variables),
                 **({"Labels": dict(labels)} if labels else {}),
