@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import yaml
-from datakit.model.environment import Environment
+from datakit.model.environment import AirflowDeployment, Environment
+from datakit.release.overlay import Overlay
 from datakit_sidecar.configuration import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,6 +216,18 @@ def test_argo_cds_project_lets_every_kind_of_the_overlay_in_and_no_other(environ
     groups = [(each["apiVersion"].rpartition("/")[0] or "", each["kind"]) for each in rendered(environment)]
     groups = [("" if group == "v1" else group, kind) for group, kind in groups]
     assert {(each["group"], each["kind"]) for each in allowed} == set(groups)
+
+
+@environments
+def test_airflows_values_name_their_environment_and_take_the_image(environment: str) -> None:
+    way = AirflowDeployment(deploy="gitops", values=f"deploy/airflow/{environment}.yaml")
+    overlay = Overlay.read(ROOT, way)
+    values = yaml.safe_load(overlay.text)
+    assert [{"name": "DATAKIT_ENVIRONMENT", "value": environment}] == values["env"]
+    assert overlay.image is None
+    digest = f"sha256:{'7' * 64}"
+    written = yaml.safe_load(overlay.with_image("registry.corp.example/data/platform/airflow-deployment", digest))
+    assert (digest, False) == (written["images"]["airflow"]["digest"], written["images"]["useDefaultImageForMigration"])
 
 
 def scripts() -> list[tuple[str, str]]:
