@@ -6,13 +6,17 @@ from html import escape
 from typing import Any, Final
 
 _STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1f2d2b }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #1f2d2b }
 table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.5rem .2rem 0; vertical-align: top }
-table.wide { width: 100% } table.wide td, table.wide th { border-bottom: 1px solid #d5dedb }
+.wide { overflow-x: auto } .wide table { width: 100% } .wide h2 { margin: 1.2rem 0 0 }
+.wide td, .wide th { border-bottom: 1px solid #d5dedb; padding-right: 1rem; white-space: nowrap }
+.wide td:nth-last-child(-n+2) { min-width: 11rem; white-space: normal }
 small { font-weight: normal; color: #51706a; margin-left: .5rem }
+mark { background: #f5e3b3; color: inherit; padding: 0 .3rem; border-radius: .2rem }
 pre { background: #f2f5f4; padding: 1rem; overflow-x: auto } .error { background: #fbeceb; padding: .5rem 1rem }
 @media (prefers-color-scheme: dark) { body { background: #16201e; color: #dbe5e2 } pre { background: #1f2d2b }
-.error { background: #4a2422 } table.wide td, table.wide th { border-color: #31443f } small { color: #8fb0a8 } }
+.error { background: #4a2422 } .wide td, .wide th { border-color: #31443f } small { color: #8fb0a8 }
+mark { background: #5c4a14 } }
 """
 
 

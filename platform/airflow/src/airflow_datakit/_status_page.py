@@ -33,18 +33,18 @@ def status_page() -> str:
     rows, _ = status(project, open_registry=None)
     groups = {name: list(found) for name, found in groupby(rows, key=lambda row: row.environment)}
     order = sorted(groups, key=lambda name: (name != own, name))
+    head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
     body = "".join(_environment(name, groups[name], own=name == own) for name in order)
+    table = f"<div class=wide><table><thead><tr>{head}</tr></thead>{body}</table></div>"
     intro = f"<p>As pinned in {escape(str(project.root))}, which this Airflow was deployed with.</p>"
-    return document("What runs where", f"{intro}{body or '<p>No warehouse takes anything in any environment.</p>'}")
+    nothing = "<p>No warehouse takes anything in any environment.</p>"
+    return document("What runs where", intro + (table if body else nothing))
 
 
 def _environment(name: str, rows: list[StatusRow], *, own: bool) -> str:
     mark = " <small>this Airflow's environment</small>" if own else ""
-    head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
-    return (
-        f"<h2>{escape(name)}{mark}</h2><table class=wide><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(map(_row, rows))}</tbody></table>"
-    )
+    title = f"<tr><th colspan={len(_COLUMNS)} scope=rowgroup><h2>{escape(name)}{mark}</h2></th></tr>"
+    return f"<tbody>{title}{''.join(map(_row, rows))}</tbody>"
 
 
 def _row(row: StatusRow) -> str:
@@ -55,6 +55,8 @@ def _row(row: StatusRow) -> str:
     else:
         digest = pin.digest.removeprefix("sha256:")[:12]
         since = f"{pin.at:%Y-%m-%d %H:%M} UTC" if pin.at else ""
-        version = pin.version if row.by_command else f"{pin.version} (edited by hand)"
-        cells = [row.warehouse, row.datakit, version, digest, since, pin.by or "", pin.why or ""]
-    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        cells = [row.warehouse, row.datakit, pin.version, digest, since, pin.by or "", pin.why or ""]
+    texts = [escape(cell) for cell in cells]
+    if not row.by_command:
+        texts[_COLUMNS.index("version")] += " <mark>edited by hand</mark>"
+    return f"<tr>{''.join(f'<td>{text}</td>' for text in texts)}</tr>"
