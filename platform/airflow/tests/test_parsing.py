@@ -31,6 +31,23 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one(house: House, wrong: d
         DatakitOperator.create("ingest", **{**FLIGHTS, **wrong})
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"dataset": "airline.weather", "warehouse": "marketing"}, "does not take airline.weather"),
+        ({"dataset": "airline.weather", "warehouse": "marketing"}, "add it to datasets in an entry of ingest"),
+        ({"datakit": "airline-source"}, "name a bronze datakit that includes it: sqlserver-bronze"),
+        ({"version": "9.0.0"}, "or pin it: datakit lock test sqlserver-bronze@9.0.0"),
+        ({"dataset": None}, "dataset is None, which is no text"),
+        ({"version": 1}, 'write a name in quotes, such as version="1.2.3"'),
+    ],
+)
+def test_a_name_that_cannot_be_says_the_next_step(house: House, wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        DatakitOperator.create("ingest", **{**FLIGHTS, **wrong})
+    assert words in str(caught.value)
+
+
 def test_an_unknown_environment_is_an_error_with_the_nearest_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATAKIT_ENVIRONMENT", "tset")
     with pytest.raises(UnknownName, match="did you mean 'test'"):
@@ -110,6 +127,10 @@ def test_what_a_partial_maps_over_is_looked_up_too(house: House) -> None:
         DatakitOperator.partial("ingest", **partial).expand_kwargs([{"warehouse": "finanse"}])
     with pytest.raises(UnknownName, match=r"did you mean 'airline\.flights'"):
         DatakitOperator.partial("ingest", **{**partial, "dataset": "airline.fligths"}, warehouse="finance")
+    with pytest.raises(ConfigurationError, match=r"'marketing' does not take airline\.planes"):
+        DatakitOperator.partial("ingest", datakit="sqlserver-bronze").expand(
+            dataset=["airline.flights", "airline.planes"], warehouse=["finance", "marketing"]
+        )
 
 
 def test_the_operator_is_never_a_task_itself(house: House) -> None:

@@ -141,7 +141,7 @@ def test_an_unknown_name_suggests_the_nearest(tree: Path, ask: object, suggestio
 
 
 def test_a_dataset_that_the_warehouse_does_not_take_is_refused_with_the_place(tree: Path) -> None:
-    with pytest.raises(UnknownName) as raised:
+    with pytest.raises(UnknownName, match=r"'finance' does not take airline\.planes") as raised:
         Project.find(tree).ingest("finance", "airline.planes")
     assert str(raised.value.subject).endswith("finance/warehouse.yaml:5:1")
 

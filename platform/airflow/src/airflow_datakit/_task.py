@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 _LONGEST_RUN_ID = 250
-NAMES = ("datakit", "dataset", "warehouse", "version", "resource_class")
+NEEDED = ("datakit", "dataset", "warehouse")
+NAMES = (*NEEDED, "version", "resource_class")
+_EXAMPLES = dict(zip(NAMES, ("sqlserver-bronze", "airline.flights", "finance", "1.2.3", "large"), strict=True))
 _REQUEST = ("slice", "full", "parallel")
 OWN_ARGUMENTS = frozenset({*NAMES, *_REQUEST, "variables", "home"})
 """The arguments of a datakit's task that are not every operator's."""
@@ -189,6 +191,12 @@ def specified(arguments: Mapping[str, Any]) -> RunSpec:
                 f"{name} is only known when the task runs, and has to be known when the DAG is parsed",
                 subject=str(value),
                 fix=f"write the name itself, or map over it: .partial(…).expand({name}=[…])",
+            )
+        if not isinstance(value, str) and (value is not None or name in NEEDED):
+            raise ConfigurationError(
+                f"{name} is {value!r}, which is no text",
+                subject="DatakitOperator",
+                fix=f'write a name in quotes, such as {name}="{_EXAMPLES[name]}"',
             )
     project = chosen_project(arguments.get("home"))
     asked = {name: arguments[name] for name in (*NAMES, *_REQUEST, "variables") if name in arguments}

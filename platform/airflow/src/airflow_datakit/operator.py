@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
 from datakit.errors import ConfigurationError
 
-from airflow_datakit._task import OWN_ARGUMENTS, DatakitTask, refuse_unknown, specified, with_asset
+from airflow_datakit._task import NEEDED, OWN_ARGUMENTS, DatakitTask, refuse_unknown, specified, with_asset
 from airflow_datakit._tree import chosen_environment, chosen_project
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ _RUNTIMES = {
     "docker": ("airflow_datakit.runtimes.docker", "DatakitDockerOperator"),
     "kubernetes": ("airflow_datakit.runtimes.kubernetes", "DatakitKubernetesOperator"),
 }
-_NEEDED = ("datakit", "dataset", "warehouse")
 
 
 class DatakitOperator:
@@ -72,9 +72,13 @@ class DatakitPartial:
 
         :raises ConfigurationError: one of them names what is not there.
         """
-        for name, values in mapped.items():
-            for value in values if isinstance(values, Sequence) and not isinstance(values, str) else ():
-                self._check({name: value})
+        literal = {
+            name: values
+            for name, values in mapped.items()
+            if isinstance(values, Sequence) and not isinstance(values, str)
+        }
+        for chosen in product(*literal.values()):
+            self._check(dict(zip(literal, chosen, strict=True)))
         return self._partial(mapped).expand(**mapped)
 
     def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> MappedOperator:
@@ -90,7 +94,7 @@ class DatakitPartial:
     def _check(self, mapped: Mapping[str, Any]) -> RunSpec | None:
         """Look up what is known; None while a name is still missing."""
         known = {**self._arguments, **mapped}
-        return specified(known) if all(name in known for name in _NEEDED) else None
+        return specified(known) if all(name in known for name in NEEDED) else None
 
     def _partial(self, mapped: Mapping[str, Any]) -> OperatorPartial:
         arguments = dict(self._arguments)

@@ -156,6 +156,13 @@ class Project:
 
         :raises UnknownName: there is none.
         """
+        if name in self._sources and name not in self._bronzes:
+            including = sorted(bronze for bronze, each in self._bronzes.items() if self._sources[name] in each.sources)
+            raise UnknownName(
+                f"{name!r} is a source datakit, which lands nowhere by itself",
+                subject=self.datakit_files[name].where("kind"),
+                fix=f"name a bronze datakit that includes it: {', '.join(including) or 'there is none yet'}",
+            )
         return self._get("datakit", name, self._bronzes, "bronze datakit")
 
     def dataset(self, reference: str) -> tuple[LoadedSource, str, Dataset, Contract | None]:
@@ -190,6 +197,13 @@ class Project:
         places = [number for number, ingest in enumerate(config.ingest) if reference in ingest.datasets]
         if len(places) != 1:
             where = self.warehouse_files[warehouse].where("ingest")
+        if not places and reference in self._datasets:
+            raise UnknownName(
+                f"warehouse {warehouse!r} does not take {reference}",
+                subject=where,
+                cause="the dataset is there, and stands under ingest of other warehouses only, or of none",
+                fix="add it to datasets in an entry of ingest",
+            )
         if not places:
             taken = {dataset for ingest in config.ingest for dataset in ingest.datasets}
             raise UnknownName.of(f"dataset in warehouse {warehouse!r} called", reference, taken, where=where)

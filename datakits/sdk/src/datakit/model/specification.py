@@ -188,7 +188,9 @@ def _release(
     pin = _pin(pins, warehouse, version)
     known = {own, *(each.version for each in pins.values())}
     if version is not None and version not in known:
-        raise UnknownName.of(f"version of {name} called", version, known, where=str(lock_path(file)))
+        unknown = UnknownName.of(f"version of {name} called", version, known, where=str(lock_path(file)))
+        unknown.fix = f"{unknown.fix}; or pin it: datakit lock {environment.name} {name}@{version.removeprefix('v')}"
+        raise unknown
     chosen = version or (pin.version if pin else own)
     if environment.runtime == "process":
         return chosen, None
