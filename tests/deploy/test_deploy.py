@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -185,6 +186,8 @@ def test_a_sidecar_is_configured_without_a_secret_and_finds_its_realm(environmen
     assert settings.vault is not None
     assert Path("/run/datakit/bootstrap") == settings.vault.credentials
     assert 0o640 == settings.publish.mode
+    pod = runpy.run_path(str(DEPLOY.parent / "platform/airflow/src/airflow_datakit/runtimes/_places.py"))
+    assert (Path(pod["TICKETS"]), Path(pod["SECRETS"])) == (settings.publish.tickets, settings.publish.secrets)
     assert f"{settings.kerberos.realm} = {{" in (folder / "krb5.conf").read_text()  # type: ignore[union-attr]
     assert settings.kerberos.krb5_conf == Path("/etc/datakit/krb5.conf")  # type: ignore[union-attr]
 
