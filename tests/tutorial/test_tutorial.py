@@ -67,19 +67,19 @@ def test_the_tutorial_does_what_it_says(tree: Path) -> None:
     )
     known = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "DATAKIT", "GIT_"))}
     path = f"{ROOT / '.venv/bin'}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:{ROOT / '.venv-airflow/bin'}"
-    with (tree.parent / "said").open("w+") as output:  # not a pipe, which what runs in the background would hold open
+    with (tree.parent / "said").open("w+") as file:  # not a pipe, which what runs in the background would hold open
         done = subprocess.run(
             ["bash", "-e"],  # a command that fails ends the walk, as it would end a person's
             input=script,
             cwd=tree,
             env=known | {"PATH": path, "COLUMNS": "200", "LC_ALL": "C.UTF-8"},
-            stdout=output,
+            stdout=file,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-        output.seek(0)
-        printed = output.read()
+        file.seek(0)
+        printed = file.read()
     said = re.split(r"^@@ \d+\n", printed, flags=re.MULTILINE)[1:]
     assert done.returncode == 0, printed[-5000:]
     for step, output in zip(walked, said, strict=True):
