@@ -10,7 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from datakit_lab.kubernetes import KubernetesDouble
 
+from .containers import (
+    IMAGE,
+    PASSWORD,
+    SIDECAR_IMAGE,
+    Credentials,
+    build_fake,
+    build_fake_sidecar,
+    credentials_volume,
+    left_containers,
+    wait_for,
+)
 from .house import REPOSITORY, House, Lab, copied_tree
 
 COMMANDS = REPOSITORY / ".venv/bin"
@@ -76,6 +88,56 @@ def base_image() -> str:
     subprocess.run([REPOSITORY / "scripts/docker-engine"], check=True, capture_output=True)
     made = subprocess.run([REPOSITORY / "scripts/local-base-image"], check=True, capture_output=True, text=True)
     return made.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def fake_image(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build_fake(base_image, IMAGE, tmp_path_factory.mktemp("fake"))
+
+
+@pytest.fixture(scope="session")
+def credentials(base_image: str) -> Iterator[Credentials]:
+    with credentials_volume(base_image, f"datakit-test-{secrets.token_hex(4)}") as volume:
+        volume.put("tickets/svc-datakit", b"a ticket")
+        volume.put("secrets/finance-db/password", b"a password")
+        yield volume
+
+
+@pytest.fixture
+def docker_house(house: House, fake_image: str, credentials: Credentials) -> Iterator[House]:
+    house.credentials = credentials.name
+    house.body("report()")
+    yield house
+    assert left_containers() == []
+
+
+@pytest.fixture(scope="session")
+def images(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    build_fake(base_image, IMAGE, tmp_path_factory.mktemp("fake"))
+    build_fake_sidecar(base_image, SIDECAR_IMAGE, tmp_path_factory.mktemp("sidecar"))
+    subprocess.run([REPOSITORY / "scripts/images", "build", "xcom"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def cluster(images: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesDouble]:
+    with KubernetesDouble(namespaces=("data",), backoff=1) as double:
+        double.create("serviceaccounts", {"metadata": {"name": "datakit"}}, namespace="data")
+        double.create(
+            "configmaps", {"metadata": {"name": "sidecar"}, "data": {"sidecar.yaml": "vault: {}\n"}}, namespace="data"
+        )
+        double.create(
+            "secrets", {"metadata": {"name": "bootstrap"}, "stringData": {"password": PASSWORD}}, namespace="data"
+        )
+        monkeypatch.setenv("KUBECONFIG", str(double.kubeconfig))
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(double.kubeconfig))
+        yield double
+        wait_for(lambda: double.pods("data") == [])
+
+
+@pytest.fixture
+def pod_house(house: House, cluster: KubernetesDouble) -> House:
+    house.pod("report()")
+    return house
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ import docker
 SIDECAR_IMAGE = "registry.corp.example/data/platform/sidecar:v0.1.0"
 IMAGE = "registry.corp.example/data/datakits/sqlserver-bronze:v0.1.0"
 """What the tests' environment calls the datakit; it is never pulled, because it is built here."""
+PASSWORD = f"canary-{secrets.token_hex(8)}"
+"""The vault's credential, which is to be found nowhere."""
 
 _DOCKERFILE = """\
 FROM {base}
@@ -132,3 +136,14 @@ def credentials_volume(base: str, name: str) -> Iterator[Credentials]:
     finally:
         holder.remove(force=True)
         client.volumes.get(name).remove(force=True)
+
+
+def left_containers() -> list[Any]:
+    return docker.from_env().containers.list(all=True, filters={"label": "datakit.worker"})
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from airflow.sdk import DAG
 from airflow_datakit import _tree
@@ -22,6 +23,7 @@ task = DatakitOperator.create(
     "ingest", datakit="sqlserver-bronze", dataset="airline.airports", warehouse="finance"
 )
 """
+RETRIED = INGEST.replace('warehouse="finance"', 'warehouse="finance", retries=1, retry_delay=0')
 
 
 FAKE = """\
@@ -272,3 +274,13 @@ class House:
         bag = DagBag(self.dags, safe_mode=True)
         assert bag.import_errors == {}, "".join(bag.import_errors.values())
         return dict(bag.dags)
+
+
+def fails_with(house: House, words: str, capfd: pytest.CaptureFixture[str], tries: int = 1) -> str:
+    """Run a task with one retry; it fails, says these words and a next step. Return what was printed."""
+    task = house.run(RETRIED)["ingest"]
+    output = capfd.readouterr().out
+    assert (task.state, task.try_number) == ("failed", tries), output
+    assert words in output
+    assert "Next step: " in output
+    return output

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import json
-import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import docker
 import pytest
 
-from .containers import IMAGE, Credentials, build_fake, credentials_volume
-from .house import INGEST, House
+from .containers import IMAGE, left_containers
+from .house import INGEST, RETRIED, House, fails_with
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("airflow_database")]
 
 REGISTRY = "registry.corp.example/data"
-RETRIED = INGEST.replace('warehouse="finance"', 'warehouse="finance", retries=1, retry_delay=0')
 TIMED = INGEST.replace('warehouse="finance"', 'warehouse="finance", execution_timeout=timedelta(seconds=5)')
-
-
-@pytest.fixture(scope="session")
-def fake_image(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return build_fake(base_image, IMAGE, tmp_path_factory.mktemp("fake"))
-
-
-@pytest.fixture(scope="session")
-def credentials(base_image: str) -> Iterator[Credentials]:
-    with credentials_volume(base_image, f"datakit-test-{secrets.token_hex(4)}") as volume:
-        volume.put("tickets/svc-datakit", b"a ticket")
-        volume.put("secrets/finance-db/password", b"a password")
-        yield volume
-
-
-@pytest.fixture
-def docker_house(house: House, fake_image: str, credentials: Credentials) -> Iterator[House]:
-    house.credentials = credentials.name
-    house.body("report()")
-    yield house
-    assert left_containers() == []
-
-
-def left_containers() -> list[Any]:
-    return docker.from_env().containers.list(all=True, filters={"label": "datakit.worker"})
 
 
 def started(count: int = 1) -> list[Any]:
@@ -168,6 +140,7 @@ def test_every_line_is_in_the_tasks_log_once(docker_house: House, capfd: pytest.
     [
         ("pass", "ended well, but the datakit left no run report"),
         ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("{")', "the run report is not JSON"),
+        ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("[]")', "no JSON object with a status"),
         ('report(more="x" * (1 << 20))', "more than the 1,048,576 that are taken"),
     ],
 )
@@ -253,14 +226,6 @@ def test_a_container_of_a_living_worker_is_left_alone(docker_house: House) -> No
     assert process.returncode == 0, output
 
 
-def fails_with(house: House, words: str, capfd: pytest.CaptureFixture[str], tries: int = 1) -> None:
-    task = house.run(RETRIED)["ingest"]
-    assert (task.state, task.try_number) == ("failed", tries)
-    output = capfd.readouterr().out
-    assert words in output
-    assert "Next step: " in output
-
-
 def test_a_missing_volume_is_named_and_not_made(docker_house: House, capfd: pytest.CaptureFixture[str]) -> None:
     docker_house.body("report()", docker={"credentials_volume": "datakit-nowhere"})
     fails_with(docker_house, "datakit-nowhere: there is no volume with tickets and secrets", capfd)
@@ -336,6 +301,13 @@ def test_a_socket_that_is_denied_is_named_and_left_alone() -> None:
     assert "this worker may not use the Docker engine" in done.stdout
     assert "uid 65534 is neither its owner (0) nor in its group (0)" in done.stdout
     assert "leave the socket's mode alone" in done.stdout
+
+
+def test_an_engine_elsewhere_that_does_not_answer_is_tried_again(
+    docker_house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    docker_house.body("report()", docker={"url": "tcp://127.0.0.1:9"})
+    fails_with(docker_house, "no Docker engine answers", capfd, tries=2)
 
 
 def test_an_engine_that_goes_away_is_worth_a_retry() -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +14,12 @@ import pytest
 import yaml
 from datakit_lab.kubernetes import KubernetesDouble
 
-from .containers import IMAGE, SIDECAR_IMAGE, build_fake, build_fake_sidecar
-from .house import INGEST, REPOSITORY, House
+from .containers import PASSWORD, wait_for
+from .house import INGEST, RETRIED, House, fails_with
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("airflow_database")]
 
-RETRIED = INGEST.replace('warehouse="finance"', 'warehouse="finance", retries=1, retry_delay=0')
 TIMED = INGEST.replace('warehouse="finance"', 'warehouse="finance", execution_timeout=timedelta(seconds=12)')
-PASSWORD = f"canary-{secrets.token_hex(8)}"
-
-
-@pytest.fixture(scope="session")
-def images(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    build_fake(base_image, IMAGE, tmp_path_factory.mktemp("fake"))
-    build_fake_sidecar(base_image, SIDECAR_IMAGE, tmp_path_factory.mktemp("sidecar"))
-    subprocess.run([REPOSITORY / "scripts/images", "build", "xcom"], check=True, capture_output=True)
-
-
-@pytest.fixture
-def cluster(images: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesDouble]:
-    with KubernetesDouble(namespaces=("data",), backoff=1) as double:
-        double.create("serviceaccounts", {"metadata": {"name": "datakit"}}, namespace="data")
-        double.create(
-            "configmaps", {"metadata": {"name": "sidecar"}, "data": {"sidecar.yaml": "vault: {}\n"}}, namespace="data"
-        )
-        double.create(
-            "secrets", {"metadata": {"name": "bootstrap"}, "stringData": {"password": PASSWORD}}, namespace="data"
-        )
-        monkeypatch.setenv("KUBECONFIG", str(double.kubeconfig))
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(double.kubeconfig))
-        yield double
-        wait_for(lambda: double.pods("data") == [])
-
-
-@pytest.fixture
-def pod_house(house: House, cluster: KubernetesDouble) -> House:
-    house.pod("report()")
-    return house
 
 
 def pods(cluster: KubernetesDouble) -> list[dict[str, Any]]:
@@ -61,13 +28,6 @@ def pods(cluster: KubernetesDouble) -> list[dict[str, Any]]:
         assert time.monotonic() < deadline, "no pod was made"
         time.sleep(0.1)
     return found
-
-
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
 
 
 def test_the_report_is_the_xcom_and_the_credentials_are_the_sidecars(pod_house: House) -> None:
@@ -127,6 +87,8 @@ def test_every_line_is_in_the_tasks_log_once_and_at_its_level(
     [
         ("pass", "ended well, but the datakit left no run report"),
         ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("{")', "the run report is not JSON"),
+        ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("[]")', "no JSON object with a status"),
+        ('report(more="x" * (1 << 20))', "more than the 1,048,576 that are taken"),
     ],
 )
 def test_a_report_that_is_none_fails_with_the_reason(
@@ -193,15 +155,6 @@ def test_the_retry_of_a_killed_worker_takes_over_its_pod(pod_house: House, clust
     assert pod["metadata"]["name"] in done.stdout + done.stderr
 
 
-def fails_with(house: House, words: str, capfd: pytest.CaptureFixture[str], tries: int = 1) -> str:
-    task = house.run(RETRIED)["ingest"]
-    output = capfd.readouterr().out
-    assert (task.state, task.try_number) == ("failed", tries), output
-    assert words in output
-    assert "Next step: " in output
-    return output
-
-
 def test_an_image_that_is_not_there_is_named(pod_house: House, capfd: pytest.CaptureFixture[str]) -> None:
     pod_house.pod("report()", registry="localhost:9/data")
     fails_with(pod_house, "localhost:9/data/datakits/sqlserver-bronze:v0.1.0 cannot be pulled", capfd, tries=2)
@@ -209,7 +162,8 @@ def test_an_image_that_is_not_there_is_named(pod_house: House, capfd: pytest.Cap
 
 def test_a_namespace_that_is_not_there_is_named(pod_house: House, capfd: pytest.CaptureFixture[str]) -> None:
     pod_house.pod("report()", kubernetes={"namespace": "nowhere"})
-    fails_with(pod_house, "namespace nowhere: the cluster does not know the namespace", capfd)
+    output = fails_with(pod_house, "namespace nowhere: the cluster does not know the namespace", capfd)
+    assert "DATAKIT_RUN" not in output  # the pod is not written into the log
 
 
 def test_a_service_account_that_is_not_there_is_named(pod_house: House, capfd: pytest.CaptureFixture[str]) -> None:
@@ -230,7 +184,9 @@ def test_a_config_map_that_is_not_there_is_named(
     house.pod("report()", kubernetes={"startup_timeout": "8s"})
     file = house.root / "warehouses/environments/test.yaml"
     file.write_text(file.read_text().replace("config_map: sidecar", "config_map: nowhere"))
-    fails_with(house, "nowhere", capfd, tries=2)
+    output = fails_with(house, "a volume of the pod cannot be mounted", capfd)
+    assert 'configmap "nowhere" not found' in output
+    assert "sidecar.config_map" in output
 
 
 def test_a_sidecar_that_never_gets_ready_is_named_with_its_last_words(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .house import INGEST, House, Lab
+from .house import INGEST, RETRIED, House, Lab
 
 pytestmark = pytest.mark.usefixtures("airflow_database")
 
@@ -23,7 +23,6 @@ for warehouse in ("finance", "marketing"):
     )
 """
 TIMED = INGEST.replace('warehouse="finance"', 'warehouse="finance", execution_timeout=timedelta(seconds=2)')
-RETRIED = INGEST.replace('warehouse="finance"', 'warehouse="finance", retries=1, retry_delay=0')
 
 
 def gone(pid: int) -> bool:

@@ -6,7 +6,10 @@ import os
 import stat
 from pathlib import Path
 
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from datakit.errors import AccessDenied, ConfigurationError, DatakitError, TemporaryError
+
+from airflow_datakit.runtimes._registry_words import certificate_of_another, is_denied, is_missing, is_untrusted
 
 
 def check_socket(url: str) -> None:
@@ -33,6 +36,23 @@ def check_socket(url: str) -> None:
         raise ConfigurationError("this is no socket", subject=str(path), fix="set docker.url in the environment")
     if not os.access(path, os.R_OK | os.W_OK):
         raise _denied(path, f"uid {os.geteuid()} is neither its owner ({mode.st_uid}) nor in its group ({mode.st_gid})")
+
+
+def of_connection(error: Exception, url: str, connection: str | None) -> DatakitError:
+    """Return why Airflow's hook gives no client."""
+    if isinstance(error, AirflowNotFoundException):
+        return ConfigurationError(
+            str(error),
+            subject=f"docker.connection {connection}",
+            cause="Airflow has no connection of that name, or it lacks the registry's host or login",
+            fix="make it in Airflow's connections or the vault, of type Docker, with host, login and password",
+        )
+    return TemporaryError(
+        f"no Docker engine answers: {error}",
+        subject=url,
+        cause="the engine is away, its address is another one, or its certificate is not trusted",
+        fix="docker info, from the worker, says whether it answers; else correct docker.url in the environment",
+    )
 
 
 def of(error: Exception, image: str, url: object) -> DatakitError:
@@ -62,25 +82,36 @@ def of(error: Exception, image: str, url: object) -> DatakitError:
     )
 
 
+def of_login(text: str, image: str) -> DatakitError:
+    """Return why the registry did not take the login of ``docker.connection``."""
+    if is_untrusted(text) or not is_denied(text):
+        return of_pull(text, image)
+    return AccessDenied(
+        f"the registry refuses the login: {text}",
+        subject=image.partition("/")[0],
+        cause="login or password in the Airflow connection that docker.connection names is wrong or has expired",
+        fix="correct it where it is kept, in Airflow's connections or the vault",
+    )
+
+
 def of_pull(text: str, image: str) -> DatakitError:
     """Return what went wrong with a pull, by what registries and engines say."""
-    lowered = text.lower()
     registry = image.partition("/")[0]
-    if "x509" in lowered or "certificate" in lowered:
-        return ConfigurationError(
+    if is_untrusted(text):
+        return certificate_of_another(text, registry) or ConfigurationError(
             f"the engine does not trust the registry's certificate: {text}",
             subject=registry,
             cause="it was signed by the company's own authority, which this engine was not told of",
             fix=f"put the authority's certificate into /etc/docker/certs.d/{registry}/ca.crt on the engine's machine",
         )
-    if any(word in lowered for word in ("unauthorized", "denied", "authentication", "forbidden", "no basic auth")):
+    if is_denied(text):
         return AccessDenied(
             f"the registry does not let this engine pull the image: {text}",
             subject=image,
             cause="nobody is logged in, the login is wrong, the image is in another project, or it is not there at all",
             fix="set docker.connection in the environment to an Airflow connection with the registry's login",
         )
-    if any(word in lowered for word in ("manifest unknown", "not found", "no such image", "name unknown")):
+    if is_missing(text):
         return ConfigurationError(
             f"the registry does not have the image: {text}",
             subject=image,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 from datakit.errors import AccessDenied, ConfigurationError, DatakitError, TemporaryError
@@ -15,11 +16,24 @@ from urllib3.exceptions import HTTPError
 
 from airflow_datakit._outcome import SIGNALS
 from airflow_datakit.runtimes._pod import SIDECAR
+from airflow_datakit.runtimes._registry_words import certificate_of_another, is_denied, is_missing, is_untrusted
 
 UNREACHABLE: Final = (HTTPError, ConfigException)
 """What the client raises where no cluster answers, or none is configured."""
 
 _LAST_LINES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """What is known of a pod that never ran its datakit.
+
+    :ivar sidecar: the end of its sidecar's log.
+    :ivar mount: why a volume could not be mounted, where that kept the sidecar from starting.
+    """
+
+    sidecar: str = ""
+    mount: str = ""
 
 
 def of_api(error: ApiException, place: KubernetesRuntime) -> DatakitError:
@@ -77,7 +91,7 @@ def of_connection(error: Exception) -> DatakitError:
     )
 
 
-def of_pod(error: Exception, pod: Any, sidecar_log: str, place: KubernetesRuntime) -> DatakitError:
+def of_pod(error: Exception, pod: Any, said: LastWords, place: KubernetesRuntime) -> DatakitError:
     """Return why a pod never came to run its datakit, or could not be made.
 
     :param pod: as it was last seen; None if there never was one.
@@ -97,8 +111,16 @@ def of_pod(error: Exception, pod: Any, sidecar_log: str, place: KubernetesRuntim
     text = _message(error) if isinstance(error, ApiException) else str(error)
     if "image cannot be pulled" in text.lower():
         return _of_pull("its image", text, name)
+    if said.mount:
+        return ConfigurationError(
+            f"a volume of the pod cannot be mounted: {said.mount}",
+            subject=name,
+            cause="a ConfigMap or Secret that sidecar.config_map or sidecar.bootstrap_secret of the environment names, "
+            "or a claim of the pod template, is not there",
+            fix=f"kubectl get configmaps,secrets,persistentvolumeclaims -n {place.namespace}; then correct the name",
+        )
     if _sidecar_starts(pod):
-        last = f"; it said last:\n{sidecar_log}" if sidecar_log else ""
+        last = f"; it said last:\n{said.sidecar}" if said.sidecar else ""
         return TemporaryError(
             f"the sidecar never got ready, so the datakit never began{last}",
             subject=name,
@@ -150,34 +172,40 @@ def vanished(pod: Any, *, killed: bool) -> str:
     )
 
 
-def last_words(client: Any, pod: Any) -> str:
-    """Return the end of the sidecar's log."""
+def last_words(client: Any, pod: Any) -> LastWords:
+    """Return the end of the sidecar's log; where it never began, why its volumes could not be mounted."""
+    sidecar = mount = ""
     with suppress(ApiException, HTTPError):
-        return str(
+        sidecar = str(
             client.read_namespaced_pod_log(
                 pod.metadata.name, pod.metadata.namespace, container=SIDECAR, tail_lines=_LAST_LINES
             )
         ).strip()
-    return ""
+    if not _sidecar_began(pod):
+        with suppress(ApiException, HTTPError):
+            found = client.list_namespaced_event(
+                pod.metadata.namespace, field_selector=f"involvedObject.name={pod.metadata.name}"
+            )
+            mount = next((each.message for each in reversed(found.items) if each.reason == "FailedMount"), "")
+    return LastWords(sidecar=sidecar, mount=mount)
 
 
 def _of_pull(image: str, message: str, pod: str) -> DatakitError:
-    lowered = message.lower()
-    if any(word in lowered for word in ("unauthorized", "denied", "authentication", "forbidden", "no basic auth")):
+    if is_denied(message):
         return AccessDenied(
             f"the registry does not let the cluster pull {image}: {message}",
             subject=pod,
             cause="a pull secret is missing or wrong, or the image is not there at all",
             fix="compare kubernetes.pull_secrets in the environment with kubectl get secrets in the namespace",
         )
-    if "x509" in lowered or "certificate" in lowered:
-        return ConfigurationError(
+    if is_untrusted(message):
+        return certificate_of_another(message, pod) or ConfigurationError(
             f"the nodes do not trust the registry's certificate: {message}",
             subject=pod,
             cause="it was signed by the company's own authority, which the nodes were not told of",
             fix="let the platform team add the authority to the nodes' container runtime",
         )
-    if any(word in lowered for word in ("not found", "manifest unknown", "no such image", "invalid")):
+    if is_missing(message):
         return ConfigurationError(
             f"the registry does not have {image}: {message}",
             subject=pod,
@@ -201,6 +229,12 @@ def _statuses(pod: Any) -> list[Any]:
 def _sidecar_starts(pod: Any) -> bool:
     """Whether the sidecar runs and its probe has not succeeded."""
     return any(status.name == SIDECAR and not status.started for status in _statuses(pod))
+
+
+def _sidecar_began(pod: Any) -> bool:
+    """Whether the sidecar was started at all, and so everything was mounted."""
+    sidecars = (status for status in _statuses(pod) if status.name == SIDECAR)
+    return any(status.state and (status.state.running or status.state.terminated) for status in sidecars)
 
 
 def _message(error: ApiException) -> str:

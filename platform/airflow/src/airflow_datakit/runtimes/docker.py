@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from airflow.providers.common.compat.sdk import AirflowException
 from airflow.providers.docker.operators.docker import DockerOperator
 from datakit.errors import ConfigurationError, DatakitError
 from datakit.model.environment import memory_bytes
@@ -92,7 +93,12 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
     def _reach_engine(self) -> None:
         """Connect, and find out why not: the real hook says only that it could not."""
         problems.check_socket(str(self.docker_url))
-        _ = self.cli  # connects, and pings
+        try:
+            _ = self.cli  # connects, and logs in
+        except APIError as error:
+            raise problems.of_login(str(error.explanation or error), self.image) from None
+        except AirflowException as error:
+            raise problems.of_connection(error, str(self.docker_url), self.docker_conn_id) from None
 
     def _sweep(self, context: Context) -> None:
         """Remove containers that nobody looks after: of earlier tries of this task, of dead workers of this machine.

@@ -52,6 +52,11 @@ class _PodManager(PodManager):
         super().__init__(**arguments)
         self._task = task
 
+    def run_pod_async(self, pod: k8s.V1Pod, **arguments: Any) -> k8s.V1Pod:
+        """Make the pod; the real one writes the whole of it into the log if that fails."""
+        body = self._client.api_client.sanitize_for_serialization(pod)
+        return self._client.create_namespaced_pod(body=body, namespace=pod.metadata.namespace, **arguments)
+
     def _log_message(self, message: str, *_: Any, **__: Any) -> None:
         self._task.log_line(message)
 
@@ -61,7 +66,7 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
 
     template_fields = ("request", "image")
     _left: tuple[Report | None, str | None] = (None, None)
-    _sidecar_said = ""
+    _said = problems.LastWords()
 
     @classmethod
     def rendered(cls, spec: RunSpec) -> dict[str, Any]:
@@ -190,12 +195,12 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
         if remote_pod is not None and self._exit_code() is None:  # it is about to go, and what it says with it
             with suppress(ApiException, HTTPError):
                 self.remote_pod = self.pod_manager.read_pod(remote_pod)
-                self._sidecar_said = problems.last_words(self.client, remote_pod)
+                self._said = problems.last_words(self.client, remote_pod)
         with suppress(AirflowException):
             super().cleanup(pod, remote_pod, xcom_result, context)
 
     def _concluded(self, context: Context, run: Callable[[], object]) -> Report:
-        self._left, self._sidecar_said = (None, "the datakit left no run report"), ""
+        self._left, self._said = (None, "the datakit left no run report"), problems.LastWords()
         # whether or not Airflow keeps the report as XCom, the verdict needs it
         wanted, self.do_xcom_push = self.do_xcom_push, True
         try:
@@ -204,7 +209,7 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
             fail(problems.of_connection(error))
         except (AirflowException, ApiException) as error:
             if self._exit_code() is None and not self._killed:
-                fail(problems.of_pod(error, self.remote_pod, self._sidecar_said, self.spec.environment.kubernetes))
+                fail(problems.of_pod(error, self.remote_pod, self._said, self.spec.environment.kubernetes))
         finally:
             self.do_xcom_push = wanted
         exit_code = self._exit_code()
