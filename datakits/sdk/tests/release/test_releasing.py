@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,17 +90,30 @@ def test_a_newer_base_does_not_make_another_image_of_a_released_version(
     assert call("release", "airline-source").json["state"] == "already released"
 
 
-def test_two_clones_in_two_folders_make_the_same_digest(
-    tree: Tree, address: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_hours_later_on_another_machine_the_same_commit_is_the_same_image(
+    released: Tree, registry: Registry, tmp_path: Path
 ) -> None:
-    first = call("build", "airline-source").json["digest"]
+    """With what differs there: folder, clock, zone, language, umask, modes and times of files, order of hashes."""
     other = tmp_path / "somewhere" / "else"
-    other.parent.mkdir()
-    tree.git("clone", "--quiet", str(tree.root), str(other))
-    for path in other.rglob("*.yaml"):
-        path.chmod(0o600)
-    monkeypatch.chdir(other)
-    assert call("build", "airline-source").json["digest"] == first
+    other.mkdir(parents=True)
+    its_own = {"TZ": "Pacific/Auckland", "LC_ALL": "C", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
+    differently = os.environ | its_own
+
+    def there(*command: str) -> str:
+        later = ["faketime", "-f", "+7h", *command]
+        done = subprocess.run(
+            later, cwd=other, env=differently, umask=0o077, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    there("git", "clone", "--quiet", str(released.root), ".")
+    datakit = (sys.executable, "-m", "datakit")
+    for name in ("airline-source", "sqlserver-bronze"):
+        first = registry.resolve(f"datakits/{name}", "v1.0.0")
+        assert json.loads(there(*datakit, "build", name, "--json"))["digest"] == first
+        again = json.loads(there(*datakit, "release", name, "--json"))
+        assert (again["state"], again["digest"], again["attached"]) == ("already released", first, [])
 
 
 def test_a_base_with_layers_that_cannot_be_read_is_refused_before_anything_is_sent(
