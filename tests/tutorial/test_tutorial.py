@@ -91,6 +91,8 @@ def test_the_tutorial_does_what_it_says(tree: Path) -> None:
     assert len(first) == len(promoted) == 1
     assert first != promoted
     assert after == first
+    audited = next(output for output in said if "run reports in reports" in output)
+    assert f"sqlserver-bronze@1.0.0  {first.pop()}" in audited
 
 
 def not_printed(expected: tuple[str, ...], output: str) -> str | None:
