@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from datakit_lab import vault_commands
+from datakit_lab import server_commands, vault_commands
+from datakit_lab._commands import DataSet, Life, console, data_sets, duration
 from datakit_lab.errors import LabError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from datakit_lab.lifecycle import Health
     from datakit_lab.state import LabState
 
@@ -26,15 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(vault_commands.app, name="vault")
-
-
-class DataSet(StrEnum):
-    """What the SQL Server double can be filled with."""
-
-    AIRLINE = "airline"
-    TPCH = "tpch"
-    NASTY = "nasty"
 
 
 class Rotated(StrEnum):
@@ -48,7 +37,6 @@ StateDir = Annotated[
     Path, typer.Option("--state-dir", envvar="DATAKIT_LAB_STATE", help="Where the lab keeps its files.")
 ]
 _DEFAULT_STATE = Path(".lab")
-Life = Annotated[str, typer.Option("--ticket-life", help="Life of a ticket: 30s, 15m, 10h.")]
 
 
 @app.command()
@@ -71,19 +59,19 @@ def up(
 
     state = LabState(state_dir)
     options = LabOptions(
-        data=tuple(_data_sets(data)),
+        data=tuple(data_sets(data)),
         kdc_port=kdc_port,
         sqlserver_port=sqlserver_port,
         postgres_port=postgres_port,
         vault_port=vault_port,
         sidecar_port=sidecar_port,
-        ticket_life=int(_duration(ticket_life).total_seconds()),
-        clock_skew=int(_duration(clock_skew).total_seconds()),
+        ticket_life=int(duration(ticket_life).total_seconds()),
+        clock_skew=int(duration(clock_skew).total_seconds()),
     )
-    console = _console()
-    with console.status("starting the lab"):
+    screen = console()
+    with screen.status("starting the lab"):
         already, _record = start(state, options)
-    console.print("The lab is already running." if already else "The lab is ready.", style="bold")
+    screen.print("The lab is already running." if already else "The lab is ready.", style="bold")
     _show(state, look(state))
     option = "" if state_dir == _DEFAULT_STATE else f" --state-dir {shlex.quote(str(state_dir))}"
     typer.echo("\nLook around:")
@@ -104,7 +92,7 @@ def down(state_dir: StateDir = _DEFAULT_STATE) -> None:
     from datakit_lab.state import LabState
 
     ran = end(LabState(state_dir))
-    _console().print("The lab is gone." if ran else "No lab was running; its leftovers, if any, are gone.")
+    console().print("The lab is gone." if ran else "No lab was running; its leftovers, if any, are gone.")
 
 
 @app.command()
@@ -123,7 +111,7 @@ def status(
 
         typer.echo(json.dumps(found.as_json(), indent=2))
     elif found.record is None or not found.running:
-        _console().print(f"No lab runs in {state_dir}.")
+        console().print(f"No lab runs in {state_dir}.")
     else:
         _show(state, found)
     if not found.healthy:
@@ -207,171 +195,15 @@ def sidecar(
     typer.echo(f"container {container.name} publishes into the volume {volume}; docker logs {container.name}")
 
 
-@app.command()
-def kdc(
-    directory: Annotated[Path | None, typer.Option(help="Where the realm lives; a passing one if left out.")] = None,
-    port: Annotated[int, typer.Option(help="Loopback port, 0 for a free one.")] = 10088,
-    realm: Annotated[str, typer.Option(help="Name of the realm.")] = "LAB.TEST",
-    ticket_life: Life = "10h",
-    principal: Annotated[list[str] | None, typer.Option(help="User or service to create; repeatable.")] = None,
-) -> None:
-    """Run only a KDC, in the foreground, with the principals and one keytab of them all."""
-    from datakit_lab.kdc import Kdc
-
-    _end_on_sigterm()
-    with Kdc(directory, port=port, realm=realm, ticket_life=_duration(ticket_life)) as server:
-        names = [name for name in principal or ["svc-datakit"] if not server.has_principal(name)]
-        for name in names:
-            server.add_principal(name)
-        keytab = server.keytab(server.directory / "lab.keytab", *(principal or ["svc-datakit"]))
-        _until_interrupted(
-            [f"{realm} answers on port {server.port}.", f"KRB5_CONFIG={server.krb5_conf}", f"keytab: {keytab}"]
-        )
-
-
-@app.command()
-def sqlserver(
-    port: Annotated[int, typer.Option(help="Loopback port, 0 for a free one.")] = 11433,
-    data: Annotated[str, typer.Option(help="Data sets, separated by commas: airline, tpch, nasty.")] = "airline",
-    keytab: Annotated[Path | None, typer.Option(help="Keys of MSSQLSvc/HOST:PORT; without, no Kerberos.")] = None,
-    principal: Annotated[
-        list[str] | None, typer.Option(help="Who may read with a ticket, user@REALM; repeatable.")
-    ] = None,
-    password_file: Annotated[
-        Path | None, typer.Option(help="The password of the SQL login datakit; without, a new one is printed.")
-    ] = None,
-    certificates: Annotated[
-        Path | None, typer.Option(help="Folder of server.pem and server.key; without, new ones for this run.")
-    ] = None,
-    fault: Annotated[list[str] | None, typer.Option(help="A fault that waits from the start; repeatable.")] = None,
-    control: Annotated[Path | None, typer.Option(help="Socket for load, mutate and faults.")] = None,
-) -> None:
-    """Run only the SQL Server double, in the foreground. It is a double for laptops and tests, not SQL Server."""
-    import contextlib
-    import secrets
-    import tempfile
-
-    from datakit_lab.certificates import ServerCertificate, issue_certificate
-    from datakit_lab.control import serve
-    from datakit_lab.double import DATABASE, SQL_LOGIN, run_double
-
-    _end_on_sigterm()
-    data_sets = _data_sets(data)
-    password = password_file.read_text(encoding="utf-8") if password_file else secrets.token_urlsafe(12)
-    with contextlib.ExitStack() as stack:
-        if certificates is None:
-            certificate = issue_certificate(
-                Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="datakit-lab-")))
-            )
-        else:
-            certificate = ServerCertificate.in_folder(certificates)
-        double = stack.enter_context(
-            run_double(
-                port=port,
-                data=data_sets,
-                password=password,
-                principals=principal or [],
-                keytab=keytab,
-                certificate=certificate,
-                faults=fault or [],
-            )
-        )
-        if control is not None:
-            stack.enter_context(serve(control, double.handlers()))
-        lines = [f"The double of SQL Server answers on port {double.server.port}.", f"database: {DATABASE}"]
-        if password_file is None:
-            lines.append(f"SQL login: {SQL_LOGIN}, password: {password}")
-        _until_interrupted(lines)
-
-
-@app.command()
-def postgres(
-    directory: Annotated[Path | None, typer.Option(help="Where the data lives; a passing one if left out.")] = None,
-    port: Annotated[int, typer.Option(help="Loopback port, 0 for a free one.")] = 15432,
-) -> None:
-    """Run only a PostgreSQL, in the foreground."""
-    from datakit_lab.postgres import Postgres
-
-    _end_on_sigterm()
-    with Postgres(directory, port=port) as server:
-        _until_interrupted([f"PostgreSQL answers on port {server.port}.", f'psql "{server.dsn()}"'])
-
-
-@app.command()
-def registry(
-    directory: Annotated[Path | None, typer.Option(help="Where images are kept; a passing one if left out.")] = None,
-    port: Annotated[int, typer.Option(help="Loopback port, 0 for a free one.")] = 15000,
-    user: Annotated[
-        str | None, typer.Option(help="Let only this user in, with a new password that is printed; else everybody.")
-    ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="With a certificate of an authority of its own.")] = False,
-) -> None:
-    """Run only a registry of images, in the foreground: Debian's docker-registry."""
-    import contextlib
-    import secrets
-    import tempfile
-
-    from datakit_lab.certificates import issue_certificate
-    from datakit_lab.registry import Registry
-
-    _end_on_sigterm()
-    with contextlib.ExitStack() as stack:
-        password = secrets.token_urlsafe(12)
-        certificate = None
-        if tls:
-            folder = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="datakit-lab-")))
-            certificate = issue_certificate(folder / "certificates", Registry.names())
-        users = {user: password} if user else None
-        server = stack.enter_context(Registry(directory, port=port, users=users, certificate=certificate))
-        lines = [f"The registry answers at {server.name}.", f"export DATAKIT_REGISTRY={server.name}"]
-        if not server.name_resolves():
-            lines.append("A Docker engine finds it with this line in /etc/hosts: 127.0.0.1 registry.localhost")
-        if certificate is not None:
-            lines.append(f"export DATAKIT_REGISTRY_CA={certificate.authority}")
-        if user:
-            lines.append(f"user: {user}, password: {password}")
-        _until_interrupted(lines)
-
-
-@app.command()
-def kubernetes(
-    directory: Annotated[
-        Path | None, typer.Option(help="Where kubeconfig and certificates are put; a passing one if left out.")
-    ] = None,
-    port: Annotated[int, typer.Option(help="Loopback port of the API, 0 for a free one.")] = 16443,
-    namespace: Annotated[
-        list[str] | None, typer.Option(help="Namespace to create besides default; repeatable.")
-    ] = None,
-    own_network: Annotated[
-        bool, typer.Option("--own-network", help="Each pod has its own network, with this machine's servers. As root.")
-    ] = False,
-) -> None:
-    """Run a double of Kubernetes, in the foreground: the API of pods, and the pods on the local Docker engine."""
-    from datakit_lab.kubernetes import KubernetesDouble
-
-    _end_on_sigterm()
-    namespaces = tuple(namespace or ())
-    with KubernetesDouble(directory, port=port, namespaces=namespaces, own_network=own_network) as double:
-        _until_interrupted(
-            [f"The double of Kubernetes answers at {double.url}.", f"export KUBECONFIG={double.kubeconfig}"]
-        )
-
-
-def _duration(text: str) -> timedelta:
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = text[:-1], text[-1:]
-    if not (number.isdecimal() and int(number) and unit in units):
-        raise LabError(f"{text!r} is no duration", fix="write a number and s, m, h or d: 30s, 15m, 10h")
-    return timedelta(seconds=int(number) * units[unit])
-
-
-def _data_sets(text: str) -> list[str]:
-    known = [each.value for each in DataSet]
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise LabError(f"there is no data set {name!r}", fix=f"choose of: {', '.join(known)}")
-    return names
+for _server in (
+    server_commands.kdc,
+    server_commands.sqlserver,
+    server_commands.postgres,
+    server_commands.registry,
+    server_commands.kubernetes,
+):
+    app.command()(_server)
+app.add_typer(vault_commands.app, name="vault")
 
 
 def _command(state_dir: Path, command: str, **arguments: str | None) -> None:
@@ -399,39 +231,14 @@ def _show(state: LabState, found: Health) -> None:
             f"[green]{good}[/]" if found.answering[name] else "[red]down[/]",
             str(Path(service.log).relative_to(state.directory)),
         )
-    console = _console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     for principal, tickets in (found.sidecar or {}).get("principals", {}).items():
         left = min(tickets["seconds_left"].values(), default=0)
         services = ", ".join(tickets["seconds_left"])
-        console.print(f"{principal}: tickets for {left:,} s (key version {tickets['kvno']}): {services}")
+        screen.print(f"{principal}: tickets for {left:,} s (key version {tickets['kvno']}): {services}")
     for secret, files in (found.sidecar or {}).get("secrets", {}).items():
-        console.print(f"secret {secret}: published {files['age_seconds']:,} s ago")
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _until_interrupted(lines: list[str]) -> None:
-    import signal
-
-    try:
-        for line in [*lines, "Ctrl-C ends it."]:
-            typer.echo(line)
-        while True:
-            signal.pause()
-    except KeyboardInterrupt:
-        typer.echo("")
-
-
-def _end_on_sigterm() -> None:
-    """Let SIGTERM end a foreground command as Ctrl-C does, with everything cleaned up."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+        screen.print(f"secret {secret}: published {files['age_seconds']:,} s ago")
 
 
 def _escaped(text: str) -> str:
@@ -447,9 +254,9 @@ def main() -> NoReturn:
     except LabError as error:
         from rich.console import Console
 
-        console = Console(stderr=True, highlight=False)
-        console.print(f"[bold red]error[/]: {_escaped(error.what)}", soft_wrap=True)
+        stderr = Console(stderr=True, highlight=False)
+        stderr.print(f"[bold red]error[/]: {_escaped(error.what)}", soft_wrap=True)
         if error.fix:
-            console.print(f"[bold]next step[/]: {_escaped(error.fix)}", soft_wrap=True)
+            stderr.print(f"[bold]next step[/]: {_escaped(error.fix)}", soft_wrap=True)
         sys.exit(error.exit_code)
     sys.exit(0)

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from datakit_lab._commands import console, end_on_sigterm, until_interrupted
 from datakit_lab.errors import LabError
 
 app = typer.Typer(help="Run only the vault double, in the foreground, or command a running one.")
@@ -52,11 +53,10 @@ def vault(
     import tempfile
 
     from datakit_lab.certificates import ServerCertificate, issue_certificate
-    from datakit_lab.cli import _end_on_sigterm, _until_interrupted
     from datakit_lab.control import serve
     from datakit_lab.vault import handlers, run_vault
 
-    _end_on_sigterm()
+    end_on_sigterm()
     with contextlib.ExitStack() as stack:
         passing = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="datakit-lab-")))
         if certificates is None:
@@ -68,7 +68,7 @@ def vault(
         socket = control or passing / "control"
         socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         stack.enter_context(serve(socket, handlers(fake)))
-        _until_interrupted(
+        until_interrupted(
             [
                 f"The double of the vault ({kind.value}) answers at {fake.url}.",
                 f"credentials: {folder}",
@@ -131,7 +131,6 @@ def log(control: Control = _DEFAULT_CONTROL) -> None:
     """Show what clients have asked for; never a value or a token."""
     from rich.table import Table
 
-    from datakit_lab.cli import _console
     from datakit_lab.vault import VaultControl
 
     table = Table("method", "path", "asks", "status", "fault", box=None, pad_edge=False, header_style="bold")
@@ -139,7 +138,7 @@ def log(control: Control = _DEFAULT_CONTROL) -> None:
         asks = " ".join(f"{name}={value}" for name, value in request["query"].items())
         status = str(request["status"] or "broken")
         table.add_row(request["method"], request["path"], asks, status, request["fault"] or "")
-    _console().print(table)
+    console().print(table)
 
 
 def _read(fields: list[str]) -> dict[str, str | bytes]:

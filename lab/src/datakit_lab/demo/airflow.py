@@ -194,8 +194,8 @@ class Airflow:
         if not accepts(self._port) or not (self.home / _PASSWORDS).exists():
             return False
         with contextlib.suppress(LabUnavailable):  # it listens before it answers
-            if self.import_errors():
-                raise LabError(f"a DAG file cannot be read: {self.import_errors()[0]}")
+            if wrong := self.import_errors():
+                raise LabError(f"a DAG file cannot be read: {wrong[0]}")
             return bool(self.dags())
         return False
 
