@@ -105,6 +105,23 @@ def markdown(sections: Sequence[Section], facts: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
+def show_rows(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    """Print a table whose first column is words and the others figures."""
+    table = Table()
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def rows_as_markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], facts: Sequence[str]) -> str:
+    """Return such a table and the facts about the run as Markdown."""
+    marks = ["--:" if number else ":--" for number in range(len(headings))]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in (headings, marks, *rows))
+    return "\n".join(f"- {fact}" for fact in facts) + f"\n\n{table}"
+
+
 def write(path: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Put the text between the page's markers.
 

@@ -18,7 +18,6 @@ from datakit import __version__
 from datakit.release.registry import open_registry
 from datakit.testing.images import push_base_image
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import machine, results
 from benchmarks.release.measure import Figures, Stage
@@ -50,9 +49,9 @@ def main() -> int:
             *_release(Stage(folder / "release", host, folder / "cache"), base, rounds),
         ]
     rows = [each.cells() for each in figures]
-    _show(rows, Console(width=None if sys.stdout.isatty() else 160))
+    results.show_rows(_HEADINGS, rows, Console(width=None if sys.stdout.isatty() else 160))
     if not chosen.quick:
-        results.write(_PAGE, _markdown(rows, rounds), MARKS)
+        results.write(_PAGE, results.rows_as_markdown(_HEADINGS, rows, _facts(rounds)), MARKS)
         console.print(f"written to {_PAGE}")
     return 0
 
@@ -105,24 +104,12 @@ def _docker(*arguments: str) -> bool:
     return subprocess.run(["docker", *arguments], capture_output=True, check=False).returncode == 0
 
 
-def _show(rows: list[list[str]], console: Console) -> None:
-    table = Table()
-    for number, heading in enumerate(_HEADINGS):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _markdown(rows: list[list[str]], rounds: int) -> str:
-    facts = [
+def _facts(rounds: int) -> list[str]:
+    return [
         f"Run on {machine.now()} by `scripts/bench release`; medians of {rounds} rounds.",
         f"Machine: {machine.described()}; the registry shares it.",
         f"Python {platform.python_version()}, datakit {__version__}, docker-registry {_registry_version()}.",
     ]
-    marks = ["--:" if number else ":--" for number in range(len(_HEADINGS))]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in (list(_HEADINGS), marks, *rows))
-    return "\n".join(f"- {fact}" for fact in facts) + f"\n\n{table}"
 
 
 def _registry_version() -> str:

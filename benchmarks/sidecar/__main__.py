@@ -23,7 +23,6 @@ from datakit_lab.certificates import issue_certificate
 from datakit_lab.kdc import Kdc
 from datakit_vault.testing import FakeVault
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import machine, results
 from benchmarks.sidecar.contenders import CONTENDERS, Contender, Ours, Stage, add_account
@@ -46,7 +45,6 @@ _HEADINGS: Final = (
     "a day, s of CPU",
     "to install, MB",
 )
-_WORDS: Final = 1
 
 
 def main() -> int:
@@ -66,9 +64,9 @@ def main() -> int:
             add_account(stage)
             figures = _measured(stage, folder, rounds, renewals, console)
     rows = [_row(kind, each, figures[Ours]) for kind, each in figures.items()]
-    _show(rows, Console(width=None if sys.stdout.isatty() else 160))
+    results.show_rows(_HEADINGS, rows, Console(width=None if sys.stdout.isatty() else 160))
     if not chosen.quick:
-        results.write(_PAGE, _markdown(rows, _facts(rounds, renewals)), MARKS)
+        results.write(_PAGE, results.rows_as_markdown(_HEADINGS, rows, _facts(rounds, renewals)), MARKS)
         console.print(f"written to {_PAGE}")
     return int(any(each.error for each in figures.values()))
 
@@ -141,22 +139,6 @@ def _row(kind: type[Contender], figures: Figures, ours: Figures) -> list[str]:
 def _weights(weight: Weight) -> tuple[str, str]:
     proportional = "?" if weight.proportional is None else f"{weight.proportional / 1e6:.1f}"
     return f"{weight.resident / 1e6:.1f}", proportional
-
-
-def _show(rows: list[list[str]], console: Console) -> None:
-    table = Table()
-    for number, heading in enumerate(_HEADINGS):
-        is_words = number < _WORDS
-        table.add_column(heading, justify="left" if is_words else "right", no_wrap=is_words)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _markdown(rows: list[list[str]], facts: list[str]) -> str:
-    marks = [":--" if number < _WORDS else "--:" for number in range(len(_HEADINGS))]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in (list(_HEADINGS), marks, *rows))
-    return "\n".join(f"- {fact}" for fact in facts) + f"\n\n{table}"
 
 
 def _facts(rounds: int, renewals: int) -> list[str]:
