@@ -59,6 +59,10 @@ Base = Annotated[
         help="The image to stand on. [dim]Default: platform/datakit-base of this version[/dim]",
     ),
 ]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the image there, as an OCI layout.")
+]
+Load = Annotated[bool, typer.Option("--load", help="Put the image into the Docker engine of this machine.")]
 ReleaseName = Annotated[
     str,
     typer.Argument(

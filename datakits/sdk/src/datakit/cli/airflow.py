@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from datakit.cli._locking import DryRun, Why, reason
 from datakit.cli._options import Json, complete_environment
 from datakit.cli._output import out, print_json
-from datakit.cli._registry import Address, CaFile, PasswordFile, User, megabytes, open_chosen
+from datakit.cli._registry import Address, CaFile, Load, Output, PasswordFile, User, megabytes, open_chosen
 from datakit.errors import ConfigurationError, ReleaseRefused
 
 if TYPE_CHECKING:
@@ -47,10 +46,8 @@ DagsFolder = Annotated[
 def build(
     base: Base = None,
     dags_folder: DagsFolder = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the image there, as an OCI layout.")
-    ] = None,
-    load: Annotated[bool, typer.Option("--load", help="Put the image into the Docker engine of this machine.")] = False,
+    output: Output = None,
+    load: Load = False,
     registry: Address = None,
     username: User = None,
     password_file: PasswordFile = None,
@@ -181,7 +178,7 @@ def _made(project: Project, registry: Registry, base: str | None, dags_folder: s
 
     :raises ReleaseRefused: a rule forbids it.
     """
-    from datakit.cli._rules import check_tree
+    from datakit.cli._rules import refuse_problems
     from datakit.release.deployment import build_deployment, refuse_undeployable
 
     if project.is_alone:
@@ -190,16 +187,7 @@ def _made(project: Project, registry: Registry, base: str | None, dags_folder: s
             subject=str(project.root),
             fix="change into the folder that holds datakits/ and warehouses/",
         )
-    problems = check_tree(project).problems
-    if problems:
-        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-        first = problems[0]
-        raise ReleaseRefused(
-            f"datakit check finds a problem{more}: {first.what}",
-            subject=first.subject,
-            cause=first.cause,
-            fix="see all of it: datakit check",
-        )
+    refuse_problems(project)
     made = build_deployment(project, registry, base=base, dags_folder=dags_folder)
     refuse_undeployable(project, made)
     return made

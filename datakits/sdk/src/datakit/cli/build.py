@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from datakit.cli._options import Json
 from datakit.cli._output import out, print_json
-from datakit.cli._registry import Address, Base, CaFile, Datakit, PasswordFile, User, megabytes, open_chosen
+from datakit.cli._registry import (
+    Address,
+    Base,
+    CaFile,
+    Datakit,
+    Load,
+    Output,
+    PasswordFile,
+    User,
+    megabytes,
+    open_chosen,
+)
 
 
 def build(
     name: Datakit,
     base: Base = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Write the image there, as an OCI layout.")
-    ] = None,
-    load: Annotated[bool, typer.Option("--load", help="Put the image into the Docker engine of this machine.")] = False,
+    output: Output = None,
+    load: Load = False,
     registry: Address = None,
     username: User = None,
     password_file: PasswordFile = None,

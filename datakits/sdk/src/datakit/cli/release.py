@@ -11,10 +11,8 @@ import typer
 from datakit.cli._options import Json
 from datakit.cli._output import out, print_json
 from datakit.cli._registry import Address, Base, CaFile, Datakit, PasswordFile, User, megabytes, open_chosen
-from datakit.errors import ReleaseRefused
 
 if TYPE_CHECKING:
-    from datakit.model.project import Project
     from datakit.release.image import Built
     from datakit.release.pushing import Pushed
     from datakit.release.registry import Release
@@ -43,6 +41,7 @@ def release(
     a version too low for what its contracts change.
     Run again, it completes what was interrupted.
     """
+    from datakit.cli._rules import refuse_problems
     from datakit.model.project import Project
     from datakit.release.gate import compare, refuse_unreproducible, run_tests
     from datakit.release.registry import Release
@@ -59,7 +58,7 @@ def release(
         say(f"checking {name}")
         built = build(project, name, opened, base=base)
         refuse_unreproducible(built.commit, built.folder)
-        _check(project, built.folder)
+        refuse_problems(project, built.folder)
         compared = compare(built, opened)
         if isinstance(compared, Release):
             attached = [] if dry_run else attach_missing(built, opened, key=key, passphrase_file=key_passphrase_file)
@@ -77,21 +76,6 @@ def release(
                 say=lambda part: say(f"pushing {part}"),
             )
         _show(compared, pushed, opened.image(f"datakits/{name}"), time.monotonic() - began, json_)
-
-
-def _check(project: Project, folder: Path) -> None:
-    from datakit.cli._rules import check_tree
-
-    problems = check_tree(project, only=folder).problems
-    if problems:
-        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-        first = problems[0]
-        raise ReleaseRefused(
-            f"datakit check finds a problem{more}: {first.what}",
-            subject=first.subject,
-            cause=first.cause,
-            fix=f"see all of it: datakit check {folder}",
-        )
 
 
 def _show_existing(existing: Release, attached: list[str], image: str, as_json: bool) -> None:

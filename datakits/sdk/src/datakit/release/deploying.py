@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import tarfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from datakit.release.deployment import REPOSITORY, RUNTIME_LABEL, TITLE_OF_ONE, 
 from datakit.release.image import find_base
 from datakit.release.locks import PinChange, compare
 from datakit.release.overlay import Overlay
+from datakit.release.proposal import unified_diff
 from datakit.release.pushing import Pushed, push_parts, tag_once
 from datakit.release.registry import Registry
 
@@ -142,9 +142,7 @@ class GitOpsChange:
     @property
     def diff(self) -> str:
         """The change of the file, as ``diff -u`` shows it."""
-        name = self.overlay.path.name
-        before, after = (text.splitlines(keepends=True) for text in (self.overlay.text, self.after))
-        return "".join(difflib.unified_diff(before, after, f"a/{name}", f"b/{name}"))
+        return unified_diff(self.overlay.path.name, self.overlay.text, self.after)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``--json`` shows it."""

@@ -17,6 +17,7 @@ from datakit.model.lock import lock_path
 from datakit.model.project import Project
 from datakit.release._annotations import BASE_DIGEST, BASE_NAME, CREATED, DESCRIPTION, REVISION, SOURCE, TITLE, VERSION
 from datakit.release._commit import Commit, listed, read_commit
+from datakit.release.gate import refuse_unreproducible
 from datakit.release.image import Origin, Parts, archive_of, assemble, find_base, read_files, written_time
 from datakit.release.registry import Registry
 from datakit.release.status import status
@@ -128,21 +129,7 @@ def refuse_undeployable(project: Project, deployment: Deployment) -> None:
 
     :raises ReleaseRefused: something is uncommitted, a pin was edited by hand, or a frozen environment lacks one.
     """
-    commit = deployment.commit
-    if not commit.revision or commit.uncommitted:
-        named = ", ".join(commit.uncommitted[:5]) + (" …" if len(commit.uncommitted) > 5 else "")
-        raise ReleaseRefused(
-            f"the tree is not what is committed: {named}" if named else "the tree was never committed",
-            subject=str(project.root),
-            cause="a deployment has to be what its commit says",
-            fix="commit, stash or ignore these files",
-        )
-    if commit.is_shallow:
-        raise ReleaseRefused(
-            "the clone's history was cut off, so the commit that last changed the tree is not known",
-            subject=str(project.root),
-            fix="fetch all of it: git fetch --unshallow (in CI, a fetch depth of 0)",
-        )
+    refuse_unreproducible(deployment.commit, project.root, what="tree", becomes="deployment", then="push")
     rows, _ = status(project, open_registry=None)
     for row in rows:
         lock = lock_path(project.environment_files[row.environment].path)

@@ -23,30 +23,33 @@ _LAST_WORDS: Final = 30
 """Lines of a failed test's output that an error repeats."""
 
 
-def refuse_unreproducible(commit: Commit, folder: Path) -> None:
-    """Refuse to release what Git could not give back.
+def refuse_unreproducible(
+    commit: Commit, folder: Path, *, what: str = "datakit", becomes: str = "release", then: str = "release"
+) -> None:
+    """Refuse to make an image of what Git could not give back.
 
+    :param what: what the image is made of, and ``becomes``, for people; ``then`` is what they run next.
     :raises ReleaseRefused: there is no commit, something is not committed, or history was cut off.
     """
     if not commit.revision:
         raise ReleaseRefused(
-            "the datakit was never committed",
+            f"the {what} was never committed",
             subject=str(folder),
-            cause="a release names the commit that it was made from"
+            cause=f"a {becomes} names the commit that it was made from"
             + ("" if shutil.which("git") else ", and git is not installed here"),
-            fix="git add and git commit it, then release",
+            fix=f"git add and git commit it, then {then}",
         )
     if commit.uncommitted:
         listed = ", ".join(commit.uncommitted[:5]) + (" …" if len(commit.uncommitted) > 5 else "")
         raise ReleaseRefused(
             f"the tree is not what is committed: {listed}",
             subject=str(folder),
-            cause="a release has to be what its commit says",
-            fix="commit, stash or ignore these files, then release",
+            cause=f"a {becomes} has to be what its commit says",
+            fix=f"commit, stash or ignore these files, then {then}",
         )
     if commit.is_shallow:
         raise ReleaseRefused(
-            "the clone's history was cut off, so the commit that last changed the datakit is not known",
+            f"the clone's history was cut off, so the commit that last changed the {what} is not known",
             subject=str(folder),
             fix="fetch all of it: git fetch --unshallow (in CI, a fetch depth of 0)",
         )

@@ -55,14 +55,7 @@ class Proposal:
     @property
     def diff(self) -> str:
         """The change of the file, as ``diff -u`` shows it."""
-        name = self.after.path.name
-        lines = difflib.unified_diff(
-            (self.before.text or "").splitlines(keepends=True),
-            (self.after.text or "").splitlines(keepends=True),
-            f"a/{name}" if self.before.text is not None else "/dev/null",
-            f"b/{name}",
-        )
-        return "".join(lines)
+        return unified_diff(self.after.path.name, self.before.text, self.after.text or "")
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``--json`` shows it."""
@@ -88,3 +81,14 @@ class Proposal:
         }[self.action]
         subject = form.format(few)
         return subject if len(subject) <= _SUBJECT_WIDTH else form.format(many)
+
+
+def unified_diff(name: str, before: str | None, after: str) -> str:
+    """Return the change of a file, as ``diff -u`` shows it; ``before`` is None where there was none."""
+    lines = difflib.unified_diff(
+        (before or "").splitlines(keepends=True),
+        after.splitlines(keepends=True),
+        f"a/{name}" if before is not None else "/dev/null",
+        f"b/{name}",
+    )
+    return "".join(lines)

@@ -15,10 +15,10 @@ from datakit.cli._rules.environments import environment_notes, environment_probl
 from datakit.cli._rules.landing import landing_notes, landing_problems
 from datakit.cli._rules.layout import layout_problems
 from datakit.cli._rules.sources import source_notes, source_problems
-from datakit.errors import DatakitError, InvalidFile
+from datakit.errors import DatakitError, InvalidFile, ReleaseRefused
 from datakit.model.project import Project
 
-__all__ = ["Findings", "check_tree"]
+__all__ = ["Findings", "check_tree", "refuse_problems"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,24 @@ def check_tree(project: Project, only: Path | None = None) -> Findings:
         problems = [problem for problem in problems if (problem.subject or "").startswith(prefix)]
         notes = [note for note in notes if note.startswith(prefix)]
     return Findings(tuple(_without_others(problem) for problem in problems), tuple(notes))
+
+
+def refuse_problems(project: Project, only: Path | None = None) -> None:
+    """Refuse to make an image of a tree with a problem.
+
+    :param only: as of :func:`check_tree`.
+    :raises ReleaseRefused: there is one; names the first.
+    """
+    problems = check_tree(project, only=only).problems
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        first = problems[0]
+        raise ReleaseRefused(
+            f"datakit check finds a problem{more}: {first.what}",
+            subject=first.subject,
+            cause=first.cause,
+            fix=f"see all of it: datakit check {only or ''}".rstrip(),
+        )
 
 
 def _flat(problems: Iterable[DatakitError]) -> Iterator[DatakitError]:
