@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from datakit.model.environment import AirflowDeployment, Environment
+from datakit.model.project import Project
 from datakit.release.overlay import Overlay
 from datakit_sidecar.configuration import parse
 
@@ -61,14 +61,6 @@ def one(environment: str, kind: str, name: str | None = None) -> dict[str, Any]:
         each for each in rendered(environment) if each["kind"] == kind and name in (None, each["metadata"]["name"])
     ]
     return found
-
-
-def example() -> Environment:
-    """Return the environment that docs/gitops.md shows beside the overlays."""
-    page = (ROOT / "docs/gitops.md").read_text(encoding="utf-8")
-    match = re.search(r"^```yaml warehouses/environments/prod\.yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert match
-    return Environment.model_validate(yaml.safe_load(match[1]))
 
 
 def documents() -> list[tuple[Path, dict[str, Any]]]:
@@ -160,8 +152,9 @@ def test_a_pod_without_limits_of_its_own_is_not_refused_by_the_quota(environment
 
 
 @needs_kustomize
-def test_what_the_environment_names_is_there() -> None:
-    place, environment = example(), "prod"
+@environments
+def test_what_the_environment_names_is_there(environment: str) -> None:
+    place = Project(ROOT).environment(environment)
     assert place.sidecar is not None
     assert place.kubernetes.namespace == one(environment, "Namespace")["metadata"]["name"]
     account = one(environment, "ServiceAccount")
@@ -175,6 +168,11 @@ def test_what_the_environment_names_is_there() -> None:
     assert {each.principal for each in place.sources.values()} == {each.name for each in settings.principals}
     references = {section["password"] for section in place.warehouses.values() if "password" in section}
     assert references == {f"{each.folder}/{name}" for each in settings.secrets for name in each.fields}
+    claims = [each["metadata"]["name"] for each in rendered(environment) if each["kind"] == "PersistentVolumeClaim"]
+    assert list(place.kubernetes.volumes) == claims
+    assert one(environment, "ResourceQuota")["spec"]["hard"]["persistentvolumeclaims"] == str(len(claims))
+    files = {section["path"] for section in place.warehouses.values() if "path" in section}
+    assert {str(Path(file).parent) for file in files} == set(place.kubernetes.volumes.values())
     services = {service for each in settings.principals for service in each.services}
     assert {f"MSSQLSvc/{each.host}:{each.port}" for each in place.sources.values()} == services
 
@@ -223,7 +221,8 @@ def test_argo_cds_project_lets_every_kind_of_the_overlay_in_and_no_other(environ
 
 @environments
 def test_airflows_values_name_their_environment_and_take_the_image(environment: str) -> None:
-    way = AirflowDeployment(deploy="gitops", values=f"deploy/airflow/{environment}.yaml")
+    way = Project(ROOT).environment(environment).airflow
+    assert way is not None
     overlay = Overlay.read(ROOT, way)
     values = yaml.safe_load(overlay.text)
     assert [{"name": "DATAKIT_ENVIRONMENT", "value": environment}] == values["env"]

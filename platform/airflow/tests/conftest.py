@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from datakit_lab.kubernetes import KubernetesDouble
 
 from .containers import (
@@ -116,6 +117,23 @@ def images(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     build_fake(base_image, IMAGE, tmp_path_factory.mktemp("fake"))
     build_fake_sidecar(base_image, SIDECAR_IMAGE, tmp_path_factory.mktemp("sidecar"))
     subprocess.run([REPOSITORY / "scripts/images", "build", "xcom"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def configured_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client wants a configuration before it makes a pod, and asks nobody."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:9"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+    }
+    file = tmp_path / "kubeconfig"
+    file.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
 
 
 @pytest.fixture

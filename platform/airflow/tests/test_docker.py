@@ -267,6 +267,14 @@ def test_a_registry_that_is_away_is_tried_again(docker_house: House, capfd: pyte
     fails_with(docker_house, "the image cannot be pulled", capfd, tries=2)
 
 
+def test_an_image_that_has_to_be_there_and_is_not_is_not_asked_of_a_registry(
+    docker_house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    docker_house.body("report()", registry="localhost:9/data", docker={"pull": "never"})
+    output = fails_with(docker_house, "this engine does not have the image", capfd)
+    assert "docker.pull: never" in output
+
+
 @pytest.mark.parametrize(
     ("said", "kind", "words"),
     [

@@ -189,6 +189,16 @@ def test_a_config_map_that_is_not_there_is_named(
     assert "sidecar.config_map" in output
 
 
+def test_a_claim_that_is_not_there_is_named(
+    house: House, cluster: KubernetesDouble, capfd: pytest.CaptureFixture[str]
+) -> None:
+    volumes = {"nowhere": "/var/lib/datakit"}
+    house.pod("report()", kubernetes={"startup_timeout": "8s", "volumes": volumes})
+    output = fails_with(house, "a volume of the pod cannot be mounted", capfd)
+    assert 'persistentvolumeclaim "nowhere" not found' in output
+    assert "kubernetes.volumes" in output
+
+
 def test_a_sidecar_that_never_gets_ready_is_named_with_its_last_words(
     house: House, cluster: KubernetesDouble, capfd: pytest.CaptureFixture[str]
 ) -> None:

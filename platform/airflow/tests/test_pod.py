@@ -21,21 +21,7 @@ SCHEMAS = Path(kubernetes_validate.__file__).with_name("kubernetes-json-schema")
 VERSIONS = sorted(path.name.removeprefix("v").removesuffix("-local-strict") for path in SCHEMAS.glob("*-strict"))
 
 
-@pytest.fixture(autouse=True)
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client wants a configuration before it makes a pod, and asks nobody."""
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:9"}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "c",
-    }
-    file = tmp_path / "kubeconfig"
-    file.write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(file))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+pytestmark = pytest.mark.usefixtures("configured_cluster")
 
 
 def context() -> Any:
@@ -191,6 +177,22 @@ def test_the_platforms_template_is_below_and_our_pod_above(house: House) -> None
     assert pod["spec"]["serviceAccountName"] == "datakit"
     assert container(pod)["image"].startswith("registry.corp.example/")
     assert {"name": "HTTPS_PROXY", "value": "p:1"} in container(pod)["env"]
+
+
+def test_a_claim_is_where_the_environment_says_and_only_the_datakit_has_it(house: House) -> None:
+    claims = {"marketing": "/var/lib/datakit", "archive": "/var/lib/archive"}
+    pod = rendered(house, kubernetes={"volumes": claims})
+    kubernetes_validate.validate(pod, "1.36.0", strict=True)
+    names = {
+        volume["persistentVolumeClaim"]["claimName"]: volume["name"]
+        for volume in pod["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    mounts = {mount["name"]: mount for mount in container(pod)["volumeMounts"]}
+    assert {claim: mounts[name]["mountPath"] for claim, name in names.items()} == claims
+    assert not any(mounts[name].get("readOnly") for name in names.values())
+    others = [*pod["spec"]["initContainers"], container(pod, "airflow-xcom-sidecar")]
+    assert not {mount["name"] for each in others for mount in each["volumeMounts"]} & set(names.values())
 
 
 def test_a_task_with_a_timeout_is_a_pod_with_a_deadline(house: House) -> None:

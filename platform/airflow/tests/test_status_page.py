@@ -54,6 +54,12 @@ def test_every_environment_is_there_and_this_airflows_comes_first(house: House) 
     assert "<b>quarter" not in page
 
 
+def test_what_a_frozen_environment_does_not_pin_runs_nowhere(house: House) -> None:
+    house.environment("prod", frozen=True)
+
+    assert re.search(r"finance\s+sqlserver-bronze\s+nothing: frozen, not pinned", text_of(status_page()))
+
+
 def test_a_pin_that_no_command_wrote_is_marked(house: House) -> None:
     house.environment("prod")
     house.put("warehouses/environments/prod.lock.yaml", LOCK)

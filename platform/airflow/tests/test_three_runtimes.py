@@ -70,17 +70,10 @@ def cluster(lab: Lab) -> Iterator[KubernetesDouble]:
 
 
 MOUNTED = "/var/lib/datakit"
-POD_TEMPLATE = """\
-apiVersion: v1
-kind: Pod
-spec:
-  containers:
-    - name: base
-      volumeMounts: [{{name: marketing, mountPath: {mounted}}}]
-  volumes:
-    - name: marketing
-      hostPath: {{path: {folder}}}
-"""
+CLAIM = {
+    "metadata": {"name": "marketing"},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+}
 
 
 @contextmanager
@@ -104,15 +97,15 @@ def environment(runtime: str, house: House, lab: Lab) -> Iterator[None]:
                 place = {"network": "host", "credentials_volume": volume, "volumes": {data: MOUNTED}}
                 given = containers | {"docker": place}
             case "kubernetes":
-                stack.enter_context(cluster(lab))
-                house.put(
-                    "warehouses/environments/pod-template.yml", POD_TEMPLATE.format(mounted=MOUNTED, folder=folder)
-                )
+                double = stack.enter_context(cluster(lab))
+                double.create("persistentvolumeclaims", CLAIM, namespace="data")
+                folder.rmdir()
+                folder.symlink_to(double.claim_folder("marketing", namespace="data"))
                 place = {
                     "namespace": "data",
                     "service_account": "datakit",
                     "xcom_image": f"{REGISTRY}/platform/xcom:v1",
-                    "pod_template": "pod-template.yml",
+                    "volumes": {"marketing": MOUNTED},
                 }
                 sidecar = {"image": SIDECAR, "config_map": "sidecar", "bootstrap_secret": "bootstrap"}
                 given = containers | {"kubernetes": place, "sidecar": sidecar}

@@ -49,6 +49,20 @@ def test_a_tree_may_be_named(house: House, monkeypatch: pytest.MonkeyPatch) -> N
     assert dags["finance_daily"].get_task("airline.airports").spec.home == house.root
 
 
+def test_a_warehouse_that_the_environment_has_no_connection_for_has_no_dag_there(house: House) -> None:
+    house.environment(warehouses={"finance-db": {"host": "localhost", "database": "finance", "user": "finance"}})
+    assert {name.partition("_")[0] for name in dags_from_warehouses()} == {"finance"}
+    with pytest.raises(ConfigurationError, match="'marketing-db'"):  # who names it wants it
+        dags_from_warehouses(warehouses=["marketing"])
+
+
+def test_an_environment_without_a_warehouse_is_an_error_and_not_an_empty_airflow(house: House) -> None:
+    house.environment(warehouses={})
+    with pytest.raises(ConfigurationError, match="no warehouse of the tree is in the environment") as caught:
+        dags_from_warehouses()
+    assert "finance-db, marketing-db" in str(caught.value)
+
+
 def test_a_broken_file_is_an_error_and_no_dag_disappears_in_silence(house: House) -> None:
     house.put("warehouses/broken/warehouse.yaml", "name: broken\ntipe: postgres\n")
     with pytest.raises(InvalidFile, match="tipe"):

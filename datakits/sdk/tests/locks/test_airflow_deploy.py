@@ -127,6 +127,19 @@ def test_an_earlier_image_brings_its_datakits_back_and_says_what_to_do_with_the_
     assert "the lock of this tree" not in datakit("airflow", "deploy", "int", "--image", pushed["digest"]).out
 
 
+def test_an_image_that_could_not_run_in_a_frozen_environment_is_for_the_others(airflow_tree: Any, datakit: Any) -> None:
+    airflow_tree.path("prod").unlink()
+    airflow_tree.commit()
+    datakit("airflow", "push")
+    datakit("airflow", "deploy", "int", "--dry-run")
+    answer = datakit("airflow", "deploy", "prod", "--dry-run", code=78)
+    assert "the environment 'prod' is frozen, and this image's lock pins no finance/other-bronze" in answer.err
+    assert "next:  datakit promote ENVIRONMENT prod; then push the next image" in answer.err
+    datakit("promote", "qa", "prod")
+    datakit("airflow", "push")
+    datakit("airflow", "deploy", "prod", "--dry-run")
+
+
 def test_an_image_that_was_not_pushed_is_refused(airflow_tree: Any, datakit: Any, pushed: dict[str, Any]) -> None:
     airflow_tree.write("warehouses/dags/more.py", "A = 1\n")
     airflow_tree.commit()

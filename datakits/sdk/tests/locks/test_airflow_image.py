@@ -223,11 +223,15 @@ def test_a_pin_that_was_edited_by_hand_is_refused(airflow_tree: Any, datakit: An
     assert "int.lock.yaml: finance/sqlserver-bronze" in answer.err
 
 
-def test_a_frozen_environment_without_a_pin_is_refused(airflow_tree: Any, datakit: Any) -> None:
+def test_a_frozen_environment_without_a_pin_is_told(airflow_tree: Any, datakit: Any) -> None:
+    assert {} == datakit("airflow", "build", "--json").json["unpinned"]
     airflow_tree.path("prod").unlink()
     airflow_tree.commit()
-    answer = datakit("airflow", "build", code=78)
-    assert "the environment 'prod' is frozen, and its lock pins no other-bronze for 'finance'" in answer.err
+    lacking = ["finance/other-bronze", "finance/sqlserver-bronze", "marketing/sqlserver-bronze"]
+    assert {"prod": lacking} == datakit("airflow", "build", "--json").json["unpinned"]
+    for command in ("build", "push"):
+        answer = datakit("airflow", command)
+        assert f"note  prod is frozen and pins no {', '.join(lacking)}: this image is not for it yet" in answer.out
 
 
 def test_another_environment_needs_no_pin(airflow_tree: Any, datakit: Any) -> None:

@@ -80,6 +80,11 @@ def test_what_is_not_pinned_is_shown_with_the_version_of_the_tree(tree: Any, dat
     assert "the tree has 0.9.0" in datakit("status", "int").out
 
 
+def test_what_a_frozen_environment_does_not_pin_runs_nowhere(tree: Any, datakit: Any) -> None:
+    assert "nothing: frozen, not pinned" in datakit("status", "prod").out
+    assert {True} == {row["frozen"] for row in datakit("status", "prod", "--json").json["rows"]}
+
+
 def test_status_goes_without_a_registry_and_says_what_it_does_not_know(
     promoted: Any, datakit: Any, registry_server: Any, request: pytest.FixtureRequest
 ) -> None:

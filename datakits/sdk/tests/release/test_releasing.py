@@ -396,3 +396,17 @@ def test_the_registry_of_the_tree_s_environments_is_taken(
     tree.write("warehouses/environments/int.yaml", f"name: int\nruntime: docker\nregistry: {address}\n")
     tree.commit()
     assert call("release", "airline-source").code == 0
+
+
+def test_an_environment_that_pulls_nothing_names_no_registry(
+    tree: Tree, address: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATAKIT_REGISTRY")
+    place = "name: {}\nruntime: docker\nregistry: {}\ndocker: {{pull: {}}}\n"
+    tree.write("warehouses/environments/int.yaml", place.format("int", address, "missing"))
+    tree.write("warehouses/environments/laptop.yaml", place.format("laptop", "built.here", "never"))
+    tree.commit()
+    assert call("release", "airline-source").code == 0
+    tree.write("warehouses/environments/laptop.yaml", place.format("laptop", "built.here", "missing"))
+    refused = call("release", "airline-source")
+    assert (refused.code, refused.error["what"].split(": ")[0]) == (78, "the environments name 2 registries")

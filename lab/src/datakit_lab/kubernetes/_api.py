@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from datakit_lab.kubernetes._admission import admit
+from datakit_lab.kubernetes._claims import claims_of
 from datakit_lab.kubernetes._errors import ApiError, bad_request, forbidden, not_found, not_modelled
 from datakit_lab.kubernetes._logs import read_log
 from datakit_lab.kubernetes._node import Node
@@ -102,6 +103,8 @@ class Api:
             raise bad_request(f"{target.resource.kind}: metadata.name is required")
         if target.resource.namespaced and not store.has("namespaces", "", target.place):
             raise not_found("namespaces", target.place)
+        if plural == "persistentvolumeclaims":
+            return self._create_claim(target.place, given)
         created = store.create(plural, target.place, _with_data(given))
         if plural == "namespaces":
             self.furnish(created["metadata"]["name"])
@@ -151,8 +154,12 @@ class Api:
     def delete(self, target: Target, options: Mapping[str, Any]) -> Json:
         """Remove an object; a pod ends first, within its grace, and vanishes then."""
         plural, name = target.resource.plural, str(target.name)
+        if plural == "persistentvolumeclaims":
+            self._refuse_used_claim(target.place, name)
         if plural != "pods":
             gone = self.node.store.remove(plural, target.place, name)
+            if plural == "persistentvolumeclaims":
+                self.node.claims.remove(gone)
             return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": {
                 "name": name, "kind": plural, "uid": gone["metadata"]["uid"],
             }}  # fmt: skip
@@ -226,6 +233,19 @@ class Api:
             self._runs[key] = run
         run.start()
         return store.get("pods", namespace, key[1])
+
+    def _create_claim(self, namespace: str, given: Json) -> Json:
+        claim = self.node.claims.bound(given)
+        try:
+            return self.node.store.create("persistentvolumeclaims", namespace, claim)
+        except ApiError:
+            self.node.claims.remove(claim)
+            raise
+
+    def _refuse_used_claim(self, namespace: str, name: str) -> None:
+        """A real cluster removes the claim when the last of its pods is gone."""
+        if self.node.store.select("pods", namespace, lambda pod: name in claims_of(pod))[0]:
+            raise not_modelled("deleting a claim that a pod has")
 
     def _edit(self, target: Target, change: Any) -> Json:
         def edit(kept: Json) -> None:

@@ -16,6 +16,7 @@ _SHORT: Final = {
     "configmaps": "cm",
     "serviceaccounts": "sa",
     "events": "ev",
+    "persistentvolumeclaims": "pvc",
 }
 
 

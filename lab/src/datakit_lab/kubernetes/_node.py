@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datakit_lab.docker import Engine
+from datakit_lab.kubernetes._claims import Claims
 from datakit_lab.kubernetes._images import Images
 from datakit_lab.kubernetes._status import NODE_NAME
 from datakit_lab.kubernetes._store import Store, timestamp
@@ -32,6 +33,7 @@ class Node:
     engine: Engine
     store: Store
     images: Images
+    claims: Claims
     backoff: float
     own_network: bool
     name: str = field(default_factory=lambda: secrets.token_hex(4))

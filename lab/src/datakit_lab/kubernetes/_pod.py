@@ -46,7 +46,9 @@ class PodRun:
         spec = pod["spec"]
         spec["nodeName"] = NODE_NAME
         self.grace = float(spec["terminationGracePeriodSeconds"])
-        self._sandbox = Sandbox(node.engine, node.store, pod, node.labels(pod), own_network=node.own_network)
+        self._sandbox = Sandbox(
+            node.engine, node.store, node.claims, pod, node.labels(pod), own_network=node.own_network
+        )
         self._init = [self._container("initContainers", each) for each in spec.get("initContainers") or []]
         self._apps = [self._container("containers", each) for each in spec["containers"]]
         self._thread = threading.Thread(target=self._run, name=f"pod-{pod['metadata']['name']}", daemon=True)

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from datakit_lab.docker import Engine, EngineRefused
+from datakit_lab.kubernetes._claims import Claims
 from datakit_lab.kubernetes._errors import ApiError
 from datakit_lab.kubernetes._fields import pod_field
 from datakit_lab.kubernetes._network import Loopback
@@ -33,6 +34,8 @@ _EVERYBODY: Final = 0o777
 _SET_GROUP: Final = 0o2000
 _GROUP_READS: Final = 0o440
 _HOLDER: Final = "/volumes"
+_FOLDERS: Final = frozenset({"hostPath", "persistentVolumeClaim"})
+"""Volumes that are folders of this machine, and outlive a pod."""
 
 
 class MountFailed(Exception):
@@ -54,9 +57,12 @@ class Sandbox:
     :param own_network: whether the pod has a network of its own, or this machine's.
     """
 
-    def __init__(self, engine: Engine, store: Store, pod: Json, labels: dict[str, str], *, own_network: bool) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, claims: Claims, pod: Json, labels: dict[str, str], *, own_network: bool
+    ) -> None:
         self._engine = engine
         self._store = store
+        self._claims = claims
         self._pod = pod
         self._labels = labels
         self._own_network = own_network
@@ -75,7 +81,7 @@ class Sandbox:
         volumes = self._pod["spec"].get("volumes") or []
         files = {volume["name"]: self._files(volume) for volume in volumes}  # all of them before anything is made
         for volume in volumes:
-            if "hostPath" not in volume:
+            if not _FOLDERS & volume.keys():
                 self._names[volume["name"]] = self._make(volume)
         self._hold()
         for name, content in files.items():
@@ -103,10 +109,13 @@ class Sandbox:
         found = []
         for mount in container.get("volumeMounts") or []:
             volume = sources[mount["name"]]
-            read_only = bool(mount.get("readOnly")) or not {"emptyDir", "hostPath"} & set(volume)
+            read_only = bool(mount.get("readOnly")) or not {"emptyDir", *_FOLDERS} & volume.keys()
             rendered = {"Target": mount["mountPath"], "ReadOnly": read_only}
             if "hostPath" in volume:
                 rendered |= {"Type": "bind", "Source": volume["hostPath"]["path"]}
+            elif (used := volume.get("persistentVolumeClaim")) is not None:
+                folder = self._claims.folder(self._claim(used["claimName"]))
+                rendered |= {"Type": "bind", "Source": str(folder), "ReadOnly": read_only or bool(used.get("readOnly"))}
             else:
                 rendered |= {"Type": "volume", "Source": self._names[volume["name"]], "VolumeOptions": {"NoCopy": True}}
             found.append(rendered)
@@ -201,10 +210,8 @@ class Sandbox:
     def _files(self, volume: Json) -> dict[str, File] | None:
         """Return what a volume is filled with, None if with nothing."""
         if "persistentVolumeClaim" in volume:
-            claim = volume["persistentVolumeClaim"].get("claimName")
-            raise MountFailed(
-                "FailedScheduling", f'0/1 nodes are available: persistentvolumeclaim "{claim}" not found.'
-            )
+            self._claim(volume["persistentVolumeClaim"]["claimName"])
+            return None
         if "projected" in volume:
             mode = volume["projected"].get("defaultMode", _DEFAULT_MODE)
             found: dict[str, File] = {}
@@ -219,6 +226,13 @@ class Sandbox:
                 mode = options.get("defaultMode", _DEFAULT_MODE)
                 return self._source_files(volume["name"], kind, options, name, mode)
         return None
+
+    def _claim(self, name: str) -> Json:
+        try:
+            return self._store.get("persistentvolumeclaims", self._pod["metadata"]["namespace"], name)
+        except ApiError:
+            said = f'0/1 nodes are available: persistentvolumeclaim "{name}" not found.'
+            raise MountFailed("FailedScheduling", said) from None
 
     def _source_files(self, volume: str, kind: str, options: Json, name: str | None, mode: int) -> dict[str, File]:
         if kind == "serviceAccountToken":

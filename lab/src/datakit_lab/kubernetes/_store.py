@@ -38,6 +38,7 @@ RESOURCES: Final = {
         Resource("serviceaccounts", "ServiceAccount"),
         Resource("configmaps", "ConfigMap"),
         Resource("secrets", "Secret"),
+        Resource("persistentvolumeclaims", "PersistentVolumeClaim"),
         Resource("events", "Event"),
         Resource("pods", "Pod"),
     )

@@ -20,6 +20,7 @@ from datakit_lab.certificates import ServerCertificate, issue_certificate
 from datakit_lab.docker import Engine, EngineRefused
 from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.kubernetes._api import Api, Target
+from datakit_lab.kubernetes._claims import Claims
 from datakit_lab.kubernetes._http import ApiServer
 from datakit_lab.kubernetes._images import Images
 from datakit_lab.kubernetes._network import may_join
@@ -66,7 +67,9 @@ class KubernetesDouble:
         self._engine = engine or Engine()
         self._store = Store()
         images = Images(self._engine, self._store)
-        self._api = Api(Node(self._engine, self._store, images, backoff=backoff, own_network=own_network))
+        self._claims = Claims()
+        node = Node(self._engine, self._store, images, self._claims, backoff=backoff, own_network=own_network)
+        self._api = Api(node)
         self._token = secrets.token_urlsafe(32)
         self._stack = contextlib.ExitStack()
         self._server: ApiServer | None = None
@@ -78,6 +81,7 @@ class KubernetesDouble:
             self.directory = self._wanted_directory or Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="datakit-lab-kubernetes-"))
             )
+            stack.enter_context(self._claims)
             certificate = issue_certificate(self.directory)
             for name in self._namespaces:
                 self.create("namespaces", {"metadata": {"name": name}})
@@ -117,6 +121,13 @@ class KubernetesDouble:
     def pods(self, namespace: str | None = None) -> list[Json]:
         """Return the pods of a namespace, or of all."""
         return self._store.select("pods", namespace)[0]
+
+    def claim_folder(self, name: str, *, namespace: str = "default") -> Path:
+        """Return the folder of this machine that a PersistentVolumeClaim's data is in.
+
+        :raises ApiError: there is no such claim.
+        """
+        return self._claims.folder(self._store.get("persistentvolumeclaims", namespace, name))
 
     def forbid(self, verb: str, resource: str) -> None:
         """From now on refuse ``verb`` (create, get, list, watch, patch, delete) on ``resource`` (pods, pods/log …)."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import time
+from typing import Any
 
 import pytest
 
@@ -125,6 +127,75 @@ def test_a_pod_for_a_claim_that_is_not_there_is_not_scheduled(cluster: Cluster) 
     assert any('"big" not found' in said for said in cluster.messages("claims", "FailedScheduling"))
     cluster.v1.delete_namespaced_pod("claims", NAMESPACE)
     cluster.until_gone("claims")
+
+
+def claim(name: str, **spec: Any) -> dict[str, Any]:
+    wanted = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, **spec}
+    return {"metadata": {"name": name}, "spec": wanted}
+
+
+def test_what_is_written_to_a_claim_outlives_the_pod_and_nobody_needs_root_for_it(cluster: Cluster) -> None:
+    made = cluster.v1.create_namespaced_persistent_volume_claim(NAMESPACE, claim("kept"))
+    assert (made.status.phase, made.status.capacity) == ("Bound", {"storage": "1Gi"})
+    spec = {"volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": "kept"}}]}
+    mounts = [{"name": "disk", "mountPath": "/data"}]
+    more = {"spec": spec, "volumeMounts": mounts, "securityContext": HARDENED}
+    output(cluster, "writer", "echo rows > /data/file", **more)
+    cluster.v1.delete_namespaced_pod("writer", NAMESPACE)
+    cluster.until_gone("writer")
+    assert output(cluster, "reader", "cat /data/file", **more) == "rows\n"
+    folder = cluster.double.claim_folder("kept", namespace=NAMESPACE)
+    assert (folder / "file").read_text() == "rows\n"
+    spec["volumes"][0]["persistentVolumeClaim"]["readOnly"] = True  # type: ignore[index]
+    said = output(cluster, "looker", "echo more > /data/file || echo refused", **more)
+    assert "refused" in said
+    for name in ("reader", "looker"):
+        cluster.v1.delete_namespaced_pod(name, NAMESPACE)
+        cluster.until_gone(name)
+    cluster.v1.delete_namespaced_persistent_volume_claim("kept", NAMESPACE)
+    assert not folder.exists()
+
+
+def test_a_pod_waits_for_its_claim(cluster: Cluster) -> None:
+    spec = {"volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": "soon"}}]}
+    base = container("touch /data/file", volumeMounts=[{"name": "disk", "mountPath": "/data"}])
+    cluster.v1.create_namespaced_pod(NAMESPACE, pod("claimant", base, **spec))
+    cluster.until("claimant", lambda found: any(each.status == "False" for each in found.status.conditions or []))
+    cluster.v1.create_namespaced_persistent_volume_claim(NAMESPACE, claim("soon"))
+    assert cluster.until_over("claimant").status.phase == "Succeeded"
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "said"),
+    [
+        ({"accessModes": []}, 422, "spec.accessModes: Required value"),
+        ({"accessModes": ["ReadWriteTwice"]}, 422, 'spec.accessModes: Unsupported value: "ReadWriteTwice"'),
+        ({"accessModes": ["ReadWriteOncePod"]}, 501, "does not model the access mode ReadWriteOncePod"),
+        ({"resources": {}}, 422, "spec.resources[storage]: Required value"),
+        ({"resources": {"requests": {"storage": "much"}}}, 422, 'Invalid value: "much"'),
+        ({"volumeName": "mine"}, 501, "does not model volumeName of a claim"),
+    ],
+)
+def test_a_claim_that_does_not_fit_is_refused(cluster: Cluster, spec: dict[str, Any], code: int, said: str) -> None:
+    from kubernetes.client import ApiException
+
+    with pytest.raises(ApiException) as caught:
+        cluster.v1.create_namespaced_persistent_volume_claim(NAMESPACE, claim("wrong", **spec))
+    assert caught.value.status == code
+    assert said in json.loads(caught.value.body)["message"]
+
+
+def test_a_claim_is_made_once_and_not_taken_from_a_pod(cluster: Cluster) -> None:
+    from kubernetes.client import ApiException
+
+    cluster.v1.create_namespaced_persistent_volume_claim(NAMESPACE, claim("used"))
+    with pytest.raises(ApiException, match="already exists"):
+        cluster.v1.create_namespaced_persistent_volume_claim(NAMESPACE, claim("used"))
+    cluster.run("user", volumes=[{"name": "disk", "persistentVolumeClaim": {"claimName": "used"}}])
+    with pytest.raises(ApiException, match="deleting a claim that a pod has"):
+        cluster.v1.delete_namespaced_persistent_volume_claim("used", NAMESPACE)
+    assert cluster.double.claim_folder("used", namespace=NAMESPACE).is_dir()
+    cluster.v1.delete_namespaced_pod("user", NAMESPACE)
 
 
 def test_the_accounts_token_is_mounted_unless_it_is_declined(cluster: Cluster) -> None:

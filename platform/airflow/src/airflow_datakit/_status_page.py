@@ -50,8 +50,7 @@ def _environment(name: str, rows: list[StatusRow], *, own: bool) -> str:
 def _row(row: StatusRow) -> str:
     pin = row.pin
     if pin is None:
-        version = f"{row.in_tree} (not pinned: the tree's)" if row.in_tree else "nothing: not pinned, not in the tree"
-        cells = [row.warehouse, row.datakit, version, "", "", "", ""]
+        cells = [row.warehouse, row.datakit, _unpinned(row), "", "", "", ""]
     else:
         digest = pin.digest.removeprefix("sha256:")[:12]
         since = f"{pin.at:%Y-%m-%d %H:%M} UTC" if pin.at else ""
@@ -60,3 +59,9 @@ def _row(row: StatusRow) -> str:
     if not row.by_command:
         texts[_COLUMNS.index("version")] += " <mark>edited by hand</mark>"
     return f"<tr>{''.join(f'<td>{text}</td>' for text in texts)}</tr>"
+
+
+def _unpinned(row: StatusRow) -> str:
+    if row.frozen:
+        return "nothing: frozen, not pinned"
+    return f"{row.in_tree} (not pinned: the tree's)" if row.in_tree else "nothing: not pinned, not in the tree"

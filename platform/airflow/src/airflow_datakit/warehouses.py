@@ -12,7 +12,7 @@ from airflow.sdk import DAG
 from datakit.errors import ConfigurationError
 from datakit.model.project import Project
 
-from airflow_datakit._tree import chosen_project
+from airflow_datakit._tree import chosen_environment, chosen_project
 from airflow_datakit.operator import DatakitOperator
 
 _BEGINNING: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -31,7 +31,8 @@ def dags_from_warehouses(
         globals().update(dags_from_warehouses())
 
     :param path: the tree; without it the one that this Airflow works with.
-    :param warehouses: only these; without it all. A file for each keeps a mistake in one from hiding the others.
+    :param warehouses: only these; without it all that the environment has a connection for. A file for each keeps a
+        mistake in one from hiding the others.
     :param tags: further tags; ``datakit`` and the warehouse's name are tags anyway.
     :param dag_arguments: for Airflow's DAG, such as ``default_args``; by default nothing is caught up and one run is
         active at a time.
@@ -40,7 +41,7 @@ def dags_from_warehouses(
     project = chosen_project(path)
     if project.broken:
         raise project.broken[0]
-    names = project.warehouses() if warehouses is None else warehouses
+    names = _of_environment(project) if warehouses is None else warehouses
     dags: dict[str, DAG] = {}
     for name in names:
         for schedule, ingests in _by_schedule(project, name).items():
@@ -53,6 +54,19 @@ def dags_from_warehouses(
                 )
             dags[dag_id] = _dag(dag_id, name, schedule, ingests, path, tags, dag_arguments)
     return dags
+
+
+def _of_environment(project: Project) -> Iterable[str]:
+    environment = project.environment(chosen_environment(project))
+    if found := project.warehouses_in(environment):
+        return found
+    wanted = sorted({config.connection for config in project.warehouses().values()})
+    raise ConfigurationError(
+        f"no warehouse of the tree is in the environment {environment.name!r}",
+        subject=project.environment_files[environment.name].where("warehouses"),
+        cause=f"it has none of the connections that warehouses name: {', '.join(wanted) or 'there is no warehouse'}",
+        fix="add the connection of each warehouse that this environment loads",
+    )
 
 
 def _dag(

@@ -84,7 +84,7 @@ def registry_address(chosen: str | None) -> str:
         environments = Project.find().environments()
     except ConfigurationError:  # releases are looked at from anywhere; then nothing but the variable names a registry
         environments = {}
-    named = sorted({environment.registry for environment in environments.values() if environment.registry})
+    named = sorted({each.registry for each in environments.values() if each.registry and each.docker.pull != "never"})
     if len(named) == 1:
         return named[0]
     raise ConfigurationError(

@@ -58,8 +58,7 @@ def build(
 
     The same commit on the same base has the same digest, on every machine.
     Refused: something uncommitted, a problem that datakit check finds,
-    a pin that was edited by hand or is missing in a frozen environment,
-    a file that looks like a secret.
+    a pin that was edited by hand, a file that looks like a secret.
     """
     from datakit.model.project import Project
     from datakit.release.deployment import REPOSITORY
@@ -75,6 +74,7 @@ def build(
         print_json({**_json_of(made, reference), "output": str(output) if output else None, "loaded": loaded})
         return
     _show(made, reference)
+    _show_unpinned(made)
     if output is not None:
         out().print(f"  written   {output}", markup=False)
     if loaded:
@@ -150,7 +150,7 @@ def deploy(
     """
     from datakit.model.lock import read_lock
     from datakit.model.project import Project
-    from datakit.release.deploying import find_deployable, lock_notes
+    from datakit.release.deploying import find_deployable, lock_notes, refuse_unpinned
 
     project = Project.find()
     place = project.environment(environment)
@@ -166,6 +166,7 @@ def deploy(
         found = find_deployable(
             opened, image or _pushed_of_commit(project, opened, base, dags_folder, environment), environment
         )
+        refuse_unpinned(found, environment)
         notes = lock_notes(found, read_lock(file), environment)
         if way.deploy == "gitops":
             _by_commit(project, way, found, environment, opened, reason(why), notes, dry_run=dry_run, json_=json_)
@@ -337,6 +338,7 @@ def _json_of(made: Deployment, reference: str) -> dict[str, Any]:
         "files": made.files,
         "size": made.parts.size,
         "own_size": len(made.parts.layer),
+        "unpinned": {environment: list(lacking) for environment, lacking in made.unpinned.items()},
     }
 
 
@@ -352,8 +354,15 @@ def _show(made: Deployment, reference: str) -> None:
     console.print(f"  size      {megabytes(made.parts.size)}, of which {megabytes(len(made.parts.layer))} are its own")
 
 
+def _show_unpinned(made: Deployment) -> None:
+    for environment, lacking in made.unpinned.items():
+        said = f"{environment} is frozen and pins no {', '.join(lacking)}: this image is not for it yet"
+        out().print(f"note  {said}", markup=False)
+
+
 def _show_pushed(made: Deployment, reference: str, pushed: Pushed | None, seconds: float) -> None:
     console = out()
+    _show_unpinned(made)
     if pushed is None:
         console.print(f"{reference} was pushed already, as {made.digest}", markup=False)
         return

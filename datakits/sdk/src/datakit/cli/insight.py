@@ -144,6 +144,8 @@ def _lines(rows: Sequence[StatusRow], now: datetime) -> Iterator[tuple[str, ...]
 
 
 def _cell(row: StatusRow, now: datetime) -> str:
+    if row.pin is None and row.frozen:
+        return "nothing: frozen, not pinned"
     if row.pin is None:
         return f"not pinned (the tree has {row.in_tree or 'none'})"
     parts = [f"{row.pin.version} {row.pin.digest.removeprefix('sha256:')[:8]}", age(row.age(now))]

@@ -33,6 +33,8 @@ _SECRET_NAME = re.compile(r"pass(word|wd|phrase)|secret|token|credential|private
 Memory = Annotated[str, text_like(r"^[1-9]\d*(Mi|Gi)$", "a number and Mi or Gi, such as 512Mi")]
 """Bytes in powers of 1,024, which every runtime means by the same letters: ``512Mi``, ``4Gi``."""
 
+MountPath = Annotated[str, text_like(r"^(/[^/\s]+)+$", "an absolute path in the container, such as /var/lib/datakit")]
+
 VariableName = Annotated[str, text_like(r"^[a-z][a-z0-9_]*$", "lower-case words joined by underscores")]
 
 
@@ -139,8 +141,12 @@ class DockerRuntime(Model):
     credentials_volume: Annotated[
         str, Field(description="The named volume, of memory, in which the sidecar publishes tickets and secrets")
     ] = "datakit-credentials"
+    pull: Annotated[
+        Literal["missing", "never"],
+        Field(description="never: images are built on the engine's machine, and the registry is but their prefix"),
+    ] = "missing"
     pids: Annotated[int, Field(gt=0, description="The most processes and threads in one container")] = 256
-    volumes: dict[str, str] = Field(
+    volumes: dict[str, MountPath] = Field(
         {}, description="Named volume → where a container has it, for warehouses that are files"
     )
 
@@ -165,6 +171,9 @@ class KubernetesRuntime(Model):
     xcom_image: Annotated[
         str | None, Field(description="The image of the container that hands over the run report: any with a shell")
     ] = None
+    volumes: dict[KebabName, MountPath] = Field(
+        {}, description="PersistentVolumeClaim → where a pod has it, for warehouses that are files"
+    )
     deferrable: Annotated[bool, Field(description="Wait for pods in the triggerer instead of in a worker")] = False
     startup_timeout: Annotated[Duration, Field(description="How long a pod may take until it runs")] = timedelta(
         minutes=10

@@ -91,6 +91,10 @@ class Project:
         """Return the warehouses by name."""
         return {name: found.model for name, found in self.warehouse_files.items()}
 
+    def warehouses_in(self, environment: Environment) -> Mapping[str, WarehouseConfig]:
+        """Return by name the warehouses that an environment has: those whose connection it knows."""
+        return {name: each for name, each in self.warehouses().items() if each.connection in environment.warehouses}
+
     def environments(self) -> Mapping[str, Environment]:
         """Return the environments by name."""
         return {name: found.model for name, found in self.environment_files.items()}

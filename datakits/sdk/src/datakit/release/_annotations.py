@@ -21,6 +21,8 @@ BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
 KIND: Final = "datakit.kind"
 CONTRACT: Final = "datakit.contract"
 INCLUDES: Final = "datakit.includes"
+UNPINNED: Final = "datakit.unpinned"
+"""On an Airflow's image: in JSON, for each frozen environment in which it cannot run, what nothing pins there."""
 LAYER_OF: Final = "datakit.layer"
 """On a layer: the datakit whose files it holds."""
 

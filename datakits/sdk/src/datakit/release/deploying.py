@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Final
 from datakit.errors import ConfigurationError, ImageCorrupt, ReleaseRefused, UnknownName
 from datakit.model.environment import AirflowDeployment
 from datakit.model.lock import Lock, parse_lock
-from datakit.release._annotations import BASE_DIGEST, CREATED, LAYER_OF, REVISION, TITLE, VERSION
+from datakit.release._annotations import BASE_DIGEST, CREATED, LAYER_OF, REVISION, TITLE, UNPINNED, VERSION
 from datakit.release._media import Json
 from datakit.release.deployment import REPOSITORY, RUNTIME_LABEL, TITLE_OF_ONE, Deployment
 from datakit.release.image import find_base
@@ -34,6 +35,7 @@ class Deployable:
     :ivar created: time of that commit, as the image says it.
     :ivar lock: what it pins in the environment that was asked for; empty where that has no lock.
     :ivar runtime_version: Astronomer's, if it stands on an Astronomer runtime.
+    :ivar unpinned: WAREHOUSE/DATAKIT that nothing pins there, though the environment is frozen.
     """
 
     image: str
@@ -43,6 +45,7 @@ class Deployable:
     created: str
     lock: Lock
     runtime_version: str | None
+    unpinned: tuple[str, ...]
 
 
 def push_deployment(
@@ -99,7 +102,23 @@ def find_deployable(registry: Registry, reference: str, environment: str) -> Dep
         created=said[CREATED],
         lock=_lock(registry, manifest, environment, where),
         runtime_version=labels.get(RUNTIME_LABEL),
+        unpinned=tuple(json.loads(said.get(UNPINNED, "{}")).get(environment, ())),
     )
+
+
+def refuse_unpinned(image: Deployable, environment: str) -> None:
+    """Refuse an image that could not parse a DAG in a frozen environment.
+
+    :raises ReleaseRefused: its lock lacks a pin.
+    """
+    if image.unpinned:
+        raise ReleaseRefused(
+            f"the environment {environment!r} is frozen, and this image's lock pins no {image.unpinned[0]}: "
+            "no DAG could be parsed there",
+            subject=f"{image.version}: {', '.join(image.unpinned)}",
+            cause="it was never promoted there, or a warehouse took it later",
+            fix=f"datakit promote ENVIRONMENT {environment}; then push the next image",
+        )
 
 
 @dataclass(frozen=True, slots=True)

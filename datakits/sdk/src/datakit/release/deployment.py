@@ -6,6 +6,7 @@ that rolling Airflow back rolls back what it runs.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,17 @@ from typing import Final
 from datakit.errors import ConfigurationError, ReleaseRefused
 from datakit.model.lock import lock_path
 from datakit.model.project import Project
-from datakit.release._annotations import BASE_DIGEST, BASE_NAME, CREATED, DESCRIPTION, REVISION, SOURCE, TITLE, VERSION
+from datakit.release._annotations import (
+    BASE_DIGEST,
+    BASE_NAME,
+    CREATED,
+    DESCRIPTION,
+    REVISION,
+    SOURCE,
+    TITLE,
+    UNPINNED,
+    VERSION,
+)
 from datakit.release._commit import Commit, listed, read_commit
 from datakit.release.gate import refuse_unreproducible
 from datakit.release.image import Origin, Parts, archive_of, assemble, find_base, read_files, written_time
@@ -57,6 +68,8 @@ class Deployment:
     :ivar tag: ``v``, day and hash of the commit, and the start of the base's digest: the same one names the same bytes.
     :ivar dags: how many DAG files it has; ``files``, how many of the tree.
     :ivar runtime_version: Astronomer's, if the base says it.
+    :ivar unpinned: frozen environment → WAREHOUSE/DATAKIT that its lock does not pin, so that no DAG could be parsed
+        there.
     """
 
     parts: Parts
@@ -65,6 +78,7 @@ class Deployment:
     dags: int
     files: int
     runtime_version: str | None
+    unpinned: Mapping[str, tuple[str, ...]]
 
     @property
     def digest(self) -> str:
@@ -104,7 +118,8 @@ def build_deployment(
             fix="write one: globals().update(dags_from_warehouses()) makes a DAG for each warehouse and schedule",
         )
     tag = _tag(commit, origin)
-    annotations = _annotations(commit, origin, tag)
+    unpinned = _unpinned(project)
+    annotations = _annotations(commit, origin, tag, unpinned)
     labels = (origin.config.get("config") or {}).get("Labels") or {}
     kept = {name: value for name, value in labels.items() if not name.startswith(_OF_THE_BASE_ALONE)}
     runtime = kept.get(RUNTIME_LABEL)
@@ -121,32 +136,32 @@ def build_deployment(
         made_by="datakit airflow build",
         labels=kept | annotations,
     )
-    return Deployment(parts, tag, commit, dags, len(files) - dags, runtime)
+    return Deployment(parts, tag, commit, dags, len(files) - dags, runtime, unpinned)
 
 
 def refuse_undeployable(project: Project, deployment: Deployment) -> None:
     """Refuse what Git could not give back, and locks that do not say what would run.
 
-    :raises ReleaseRefused: something is uncommitted, a pin was edited by hand, or a frozen environment lacks one.
+    :raises ReleaseRefused: something is uncommitted, or a pin was edited by hand.
     """
     refuse_unreproducible(deployment.commit, project.root, what="tree", becomes="deployment", then="push")
     rows, _ = status(project, open_registry=None)
     for row in rows:
-        lock = lock_path(project.environment_files[row.environment].path)
-        where = f"{lock}: {row.warehouse}/{row.datakit}"
         if not row.by_command:
             raise ReleaseRefused(
                 "a pin was edited by hand, and does not fit its seal",
-                subject=where,
+                subject=f"{lock_path(project.environment_files[row.environment].path)}: {row.warehouse}/{row.datakit}",
                 fix=f"datakit history {row.environment} shows who; datakit lock or promote writes it anew",
             )
-        if row.pin is None and project.environment(row.environment).frozen:
-            raise ReleaseRefused(
-                f"the environment {row.environment!r} is frozen, and its lock pins no {row.datakit} for "
-                f"{row.warehouse!r}: its DAGs could not be parsed",
-                subject=where,
-                fix=f"datakit promote ENVIRONMENT {row.environment}, or take it out of the warehouse",
-            )
+
+
+def _unpinned(project: Project) -> dict[str, tuple[str, ...]]:
+    frozen = [name for name, environment in sorted(project.environments().items()) if environment.frozen]
+    found: dict[str, tuple[str, ...]] = {}
+    for row in status(project, frozen, open_registry=None)[0] if frozen else ():
+        if row.pin is None:
+            found[row.environment] = (*found.get(row.environment, ()), f"{row.warehouse}/{row.datakit}")
+    return found
 
 
 def _is_read(path: Path) -> bool:
@@ -253,7 +268,7 @@ def _tag(commit: Commit, base: Origin) -> str:
     return f"v{commit.time:%Y.%m.%d}-{revision}{dirty}-{base.digest.removeprefix('sha256:')[:8]}"
 
 
-def _annotations(commit: Commit, base: Origin, tag: str) -> dict[str, str]:
+def _annotations(commit: Commit, base: Origin, tag: str, unpinned: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     said = {
         TITLE: TITLE_OF_ONE,
         VERSION: tag.removeprefix("v"),
@@ -263,5 +278,6 @@ def _annotations(commit: Commit, base: Origin, tag: str) -> dict[str, str]:
         SOURCE: commit.source,
         BASE_NAME: base.name,
         BASE_DIGEST: base.digest,
+        UNPINNED: json.dumps(unpinned) if unpinned else "",
     }
     return {name: value for name, value in said.items() if value}

@@ -260,8 +260,7 @@ def taken_in(project: Project, environment: Environment) -> tuple[tuple[str, str
         sorted(
             {
                 (config.name, ingest.datakit)
-                for config in project.warehouses().values()
-                if config.connection in environment.warehouses
+                for config in project.warehouses_in(environment).values()
                 for ingest in config.ingest
             }
         )

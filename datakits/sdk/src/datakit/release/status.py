@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -23,7 +23,8 @@ class StatusRow:
     """One datakit of one warehouse in one environment.
 
     :ivar pin: None where nothing pins it.
-    :ivar in_tree: the version that this tree has, which runs where nothing pins another.
+    :ivar in_tree: the version that this tree has, which runs where nothing pins another and the environment is not
+        frozen.
     :ivar newer: stable releases that are newer than the pin, the lowest first; None if the registry was not asked, or
         did not answer.
     :ivar by_command: whether the pin is as a command wrote it.
@@ -36,6 +37,7 @@ class StatusRow:
     in_tree: str | None
     newer: tuple[str, ...] | None
     by_command: bool = True
+    frozen: bool = False
 
     def age(self, now: datetime) -> timedelta | None:
         """How long it has been pinned; None if that is not known."""
@@ -58,6 +60,7 @@ class StatusRow:
             "newest": self.newer[-1] if self.newer else None,
             "by_command": self.by_command,
             "in_tree": self.in_tree,
+            "frozen": self.frozen,
         }
 
 
@@ -86,7 +89,7 @@ def status(
         for house, kit in sorted(pinned | taken):
             pin = lock.pin(house, kit) if lock else None
             by_command = pin is None or (lock is not None and lock.is_by_command(house, kit))
-            row = StatusRow(name, house, kit, pin, kits.get(kit), None, by_command)
+            row = StatusRow(name, house, kit, pin, kits.get(kit), None, by_command, environment.frozen)
             found.append((environment.registry, row))
     if open_registry is None:
         return tuple(row for _, row in found), ()
@@ -101,7 +104,7 @@ def _compared(row: StatusRow, versions: tuple[SemVer, ...] | None) -> StatusRow:
         return row
     own = SemVer.parse(row.pin.version)
     newer = tuple(str(version) for version in versions if version > own and version.is_stable)
-    return StatusRow(row.environment, row.warehouse, row.datakit, row.pin, row.in_tree, newer, row.by_command)
+    return replace(row, newer=newer)
 
 
 def _versions(

@@ -94,6 +94,16 @@ def of_login(text: str, image: str) -> DatakitError:
     )
 
 
+def not_built(image: str) -> DatakitError:
+    """Return what to say where images are not pulled and this one is not there."""
+    return ConfigurationError(
+        "this engine does not have the image, and the environment pulls none (docker.pull: never)",
+        subject=image,
+        cause="it was not built on the engine's machine, or was built of another version or prefix",
+        fix="build it there, or let it be pulled: docker.pull: missing",
+    )
+
+
 def of_pull(text: str, image: str) -> DatakitError:
     """Return what went wrong with a pull, by what registries and engines say."""
     registry = image.partition("/")[0]

@@ -116,7 +116,7 @@ def of_pod(error: Exception, pod: Any, said: LastWords, place: KubernetesRuntime
             f"a volume of the pod cannot be mounted: {said.mount}",
             subject=name,
             cause="a ConfigMap or Secret that sidecar.config_map or sidecar.bootstrap_secret of the environment names, "
-            "or a claim of the pod template, is not there",
+            "or a claim of kubernetes.volumes or the pod template, is not there",
             fix=f"kubectl get configmaps,secrets,persistentvolumeclaims -n {place.namespace}; then correct the name",
         )
     if _sidecar_starts(pod):
@@ -186,7 +186,7 @@ def last_words(client: Any, pod: Any) -> LastWords:
             found = client.list_namespaced_event(
                 pod.metadata.namespace, field_selector=f"involvedObject.name={pod.metadata.name}"
             )
-            mount = next((each.message for each in reversed(found.items) if each.reason == "FailedMount"), "")
+            mount = next((each.message for each in reversed(found.items) if _is_of_a_volume(each)), "")
     return LastWords(sidecar=sidecar, mount=mount)
 
 
@@ -235,6 +235,12 @@ def _sidecar_began(pod: Any) -> bool:
     """Whether the sidecar was started at all, and so everything was mounted."""
     sidecars = (status for status in _statuses(pod) if status.name == SIDECAR)
     return any(status.state and (status.state.running or status.state.terminated) for status in sidecars)
+
+
+def _is_of_a_volume(event: Any) -> bool:
+    """Whether a volume keeps a pod from its start: a claim that is not there keeps it from any node."""
+    missing_claim = event.reason == "FailedScheduling" and "persistentvolumeclaim" in event.message
+    return event.reason == "FailedMount" or missing_claim
 
 
 def _message(error: ApiException) -> str:

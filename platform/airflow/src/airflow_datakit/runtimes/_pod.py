@@ -31,7 +31,7 @@ class PodParts:
         self._spec = spec
 
     def volumes(self) -> list[k8s.V1Volume]:
-        """Return what is mounted: credentials in memory, the sidecar's configuration and bootstrap, scratch space."""
+        """Return what is mounted: credentials in memory, the sidecar's configuration and bootstrap, scratch, claims."""
         sidecar = self._sidecar()
         return [
             k8s.V1Volume(
@@ -49,13 +49,24 @@ class PodParts:
                 name="datakit-scratch",
                 empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=self._spec.resources.scratch),
             ),
+            *(
+                k8s.V1Volume(
+                    name=f"datakit-claim-{number}",
+                    persistent_volume_claim=k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim),
+                )
+                for number, claim in enumerate(self._claims)
+            ),
         ]
 
     def mounts(self) -> list[k8s.V1VolumeMount]:
-        """Return what the datakit sees: credentials it may read, and scratch space."""
+        """Return what the datakit sees: credentials it may read, scratch space, and claims."""
         return [
             k8s.V1VolumeMount(name="datakit-credentials", mount_path=SHARED, read_only=True),
             k8s.V1VolumeMount(name="datakit-scratch", mount_path="/tmp"),  # noqa: S108  # in the container
+            *(
+                k8s.V1VolumeMount(name=f"datakit-claim-{number}", mount_path=path)
+                for number, path in enumerate(self._claims.values())
+            ),
         ]
 
     def sidecar(self) -> k8s.V1Container:
@@ -133,6 +144,10 @@ class PodParts:
     def environment(self, variables: dict[str, str]) -> list[k8s.V1EnvVar]:
         """Return the datakit's environment variables; none of them is a secret."""
         return [k8s.V1EnvVar(name=name, value=value) for name, value in variables.items()]
+
+    @property
+    def _claims(self) -> dict[str, str]:
+        return self._spec.environment.kubernetes.volumes
 
     def _sidecar(self) -> SidecarRuntime:
         sidecar = self._spec.environment.sidecar

@@ -122,6 +122,8 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         return image
 
     def _pulled(self) -> dict[str, Any]:
+        if self.spec.environment.docker.pull == "never":
+            raise problems.not_built(self.image)
         self.log.info("pulling %s", self.image)
         try:
             for answer in self.cli.pull(self.image, stream=True, decode=True):

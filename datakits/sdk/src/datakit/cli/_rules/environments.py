@@ -60,9 +60,7 @@ def environment_notes(project: Project) -> Iterator[str]:
 def _incomplete(project: Project, found: Found[Environment]) -> Iterator[DatakitError]:
     """Yield sources that an environment lacks although it knows a warehouse that takes them."""
     missing: dict[str, str] = {}
-    for config in project.warehouses().values():
-        if config.connection not in found.model.warehouses:
-            continue
+    for config in project.warehouses_in(found.model).values():
         for ingest in config.ingest:
             for reference in ingest.datasets:
                 connection = reference.partition(".")[0]
