@@ -139,7 +139,9 @@ def credentials_volume(base: str, name: str) -> Iterator[Credentials]:
 
 
 def left_containers() -> list[Any]:
-    return docker.from_env().containers.list(all=True, filters={"label": "datakit.worker"})
+    """Return the containers of these tests' tasks; an Airflow beside them may have some of its own."""
+    mine = {"label": ["datakit.worker", "datakit.dag=example"]}
+    return docker.from_env().containers.list(all=True, filters=mine)
 
 
 def wait_for(condition: Any, seconds: float = 60) -> None:

@@ -19,6 +19,7 @@ from datakit_lab.sidecar_container import SidecarContainer, container_configurat
 from datakit_lab.state import LabState
 
 from .conftest import free_ports
+from .containers import left_containers
 from .house import REPOSITORY, House, Lab
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("airflow_database")]
@@ -184,8 +185,7 @@ def test_a_million_rows_are_loaded_by_containers_and_a_slice_that_is_killed_is_t
     assert "state=failed" not in output
     assert lab.sql("SELECT count(*), count(DISTINCT row_id) FROM million.million") == [[str(expected)] * 2]
     assert lab.sql("SELECT count(*) FROM million._dk_loads") == [["1"]]
-    mine = {"label": ["datakit.worker", "datakit.dag=example"]}
-    assert docker.from_env().containers.list(all=True, filters=mine) == []
+    assert left_containers() == []
 
 
 def _image_with(manifest: Path, folder: Path) -> None:

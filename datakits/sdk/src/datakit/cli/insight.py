@@ -28,11 +28,18 @@ def status(environments: Names = None, offline: Offline = False, json_: Json = F
     from datetime import UTC, datetime
 
     from datakit.model.project import Project
+    from datakit.release.deployed import deployed_in
     from datakit.release.status import status as read_status
 
     now = datetime.now(UTC)
     project = Project.find()
-    rows, notes = read_status(project, environments or (), open_registry=None if offline else registries())
+    open_one = None if offline else registries()
+    images, unknown = (
+        deployed_in(project, environments or project.environment_files, open_one) if open_one else ({}, ())
+    )
+    locks = {name: image.lock for name, image in images.items()}
+    rows, notes = read_status(project, environments or (), open_registry=open_one, deployed=locks)
+    notes = (*notes, *unknown)
     if json_:
         print_json({"rows": [row.as_json(now) for row in rows], "notes": list(notes)})
         return
@@ -88,6 +95,7 @@ def drift(environments: Names = None, reports: Reports = None, offline: Offline 
     75 if nothing differs, but a registry did not answer.
     """
     from datakit.model.project import Project
+    from datakit.release.deployed import deployed_in
     from datakit.release.drift import Drift, find_drift
     from datakit.release.reports import read_reports
 
@@ -99,10 +107,14 @@ def drift(environments: Names = None, reports: Reports = None, offline: Offline 
     found: list[Drift] = []
     notes = [f"{path} holds no run report" for path in unread]
     names = environments or sorted(project.environment_files)
+    deployed, unknown = deployed_in(project, names, open_one) if open_one else ({}, ())
+    notes += unknown
     for name in names:
         project.environment(name)
         repository = repository_around(project.environment_files[name].path.parent)
-        more, said = find_drift(project, name, repository=repository, open_registry=open_one, reports=ran)
+        more, said = find_drift(
+            project, name, repository=repository, open_registry=open_one, reports=ran, deployed=deployed.get(name)
+        )
         found += more
         notes += said
     if reports is None:
@@ -144,10 +156,9 @@ def _lines(rows: Sequence[StatusRow], now: datetime) -> Iterator[tuple[str, ...]
 
 
 def _cell(row: StatusRow, now: datetime) -> str:
-    if row.pin is None and row.frozen:
-        return "nothing: frozen, not pinned"
     if row.pin is None:
-        return f"not pinned (the tree has {row.in_tree or 'none'})"
+        parts = ["nothing: frozen, not pinned" if row.frozen else f"not pinned (the tree has {row.in_tree or 'none'})"]
+        return ", ".join([*parts, *_not_deployed(row)])
     parts = [f"{row.pin.version} {row.pin.digest.removeprefix('sha256:')[:8]}", age(row.age(now))]
     if row.newer is None:
         parts.append("behind ?")
@@ -155,4 +166,11 @@ def _cell(row: StatusRow, now: datetime) -> str:
         parts.append(f"behind {len(row.newer)}")
     if not row.by_command:
         parts.append("edited by hand")
+    parts += _not_deployed(row)
     return ", ".join(parts)
+
+
+def _not_deployed(row: StatusRow) -> list[str]:
+    if row.is_deployed is not False:
+        return []
+    return [f"{row.deployed.version} runs: not deployed yet" if row.deployed else "not deployed yet"]

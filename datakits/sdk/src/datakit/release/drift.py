@@ -11,8 +11,10 @@ from typing import Any, Final
 from datakit.errors import AccessDenied, ConfigurationError, ImageCorrupt, TemporaryError
 from datakit.model.lock import Pin
 from datakit.model.project import Project
+from datakit.release.deploying import Deployable
 from datakit.release.git import GitRepository
 from datakit.release.history import lock_history
+from datakit.release.locks import compare
 from datakit.release.promotion import Place, taken_in
 from datakit.release.registry import Registry
 from datakit.release.reports import FoundReport
@@ -26,7 +28,7 @@ class Drift:
     """One difference.
 
     :ivar kind: ``moved-tag``, ``missing-tag``, ``missing-digest``, ``edited``, ``uncommitted``, ``not-by-command``,
-        ``unpinned``, ``unused-pin`` or ``ran-another``.
+        ``unpinned``, ``unused-pin``, ``not-deployed`` or ``ran-another``.
     :ivar subject: the pin or the file.
     """
 
@@ -54,9 +56,11 @@ def find_drift(
     repository: GitRepository | None,
     open_registry: Callable[[str], Registry] | None,
     reports: tuple[FoundReport, ...] = (),
+    deployed: Deployable | None = None,
 ) -> tuple[tuple[Drift, ...], tuple[str, ...]]:
     """Compare an environment's lock with all that is given; return the differences, and what could not be compared.
 
+    :param deployed: the image that its Airflow was deployed with, if that is known.
     :raises UnknownName: there is no such environment.
     :raises InvalidFile: the lock cannot be read.
     """
@@ -77,6 +81,7 @@ def find_drift(
             found += _in_registry(place, open_registry(place.environment.registry))
         except (TemporaryError, AccessDenied) as error:
             notes.append(f"{name}: not compared with the registry: {error.what}")
+    found += _in_airflow(place, deployed)
     found += _ran(place, reports)
     return tuple(found), tuple(notes)
 
@@ -131,6 +136,18 @@ def _in_tree(place: Place, project: Project) -> Iterator[Drift]:
         how = f"datakit promote ENVIRONMENT {name}" if place.environment.frozen else f"datakit lock {name}"
         says = "it cannot run" if place.environment.frozen else "the tag of the tree's version runs, whatever it names"
         yield Drift("unpinned", name, f"{house}/{kit}", f"nothing pins it, so {says}", how)
+
+
+def _in_airflow(place: Place, deployed: Deployable | None) -> Iterator[Drift]:
+    name = place.environment.name
+    if deployed is None:
+        return
+    for change in compare(deployed.lock, place.lock.lock):
+        before, after = (f"pins {pin.version}" if pin else "pins none" for pin in (change.before, change.after))
+        what = f"the deployed Airflow, {deployed.version}, {before}, and the lock {after}"
+        yield Drift(
+            "not-deployed", name, change.name, what, f"datakit airflow push; then datakit airflow deploy {name}"
+        )
 
 
 def _in_registry(place: Place, registry: Registry) -> Iterator[Drift]:

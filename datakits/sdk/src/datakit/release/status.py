@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 from datakit.errors import AccessDenied, ConfigurationError, TemporaryError
-from datakit.model.lock import Pin, read_lock
+from datakit.model.lock import Lock, Pin, read_lock
 from datakit.model.project import Project
 from datakit.release.promotion import taken_in
 from datakit.release.registry import Registry
@@ -28,6 +29,9 @@ class StatusRow:
     :ivar newer: stable releases that are newer than the pin, the lowest first; None if the registry was not asked, or
         did not answer.
     :ivar by_command: whether the pin is as a command wrote it.
+    :ivar deployed: what the Airflow pins that the environment was deployed with; None if that pins nothing here, or is
+        not known, which ``is_deployed`` tells apart.
+    :ivar is_deployed: whether that is what the pin says; None if it is not known.
     """
 
     environment: str
@@ -38,6 +42,8 @@ class StatusRow:
     newer: tuple[str, ...] | None
     by_command: bool = True
     frozen: bool = False
+    deployed: Pin | None = None
+    is_deployed: bool | None = None
 
     def age(self, now: datetime) -> timedelta | None:
         """How long it has been pinned; None if that is not known."""
@@ -61,6 +67,8 @@ class StatusRow:
             "by_command": self.by_command,
             "in_tree": self.in_tree,
             "frozen": self.frozen,
+            "deployed": {"version": self.deployed.version, "digest": self.deployed.digest} if self.deployed else None,
+            "is_deployed": self.is_deployed,
         }
 
 
@@ -69,11 +77,13 @@ def status(
     environments: Sequence[str] = (),
     *,
     open_registry: Callable[[str], Registry] | None,
+    deployed: Mapping[str, Lock] = MappingProxyType({}),
 ) -> tuple[tuple[StatusRow, ...], tuple[str, ...]]:
     """Return a row for everything that can run, and for every pin; and notes about registries that do not answer.
 
     :param environments: none means all.
     :param open_registry: None asks no registry.
+    :param deployed: by environment, the lock that its Airflow was deployed with, where that is known.
     :raises UnknownName: there is no such environment.
     :raises InvalidFile: a lock cannot be read.
     """
@@ -90,6 +100,10 @@ def status(
             pin = lock.pin(house, kit) if lock else None
             by_command = pin is None or (lock is not None and lock.is_by_command(house, kit))
             row = StatusRow(name, house, kit, pin, kits.get(kit), None, by_command, environment.frozen)
+            if name in deployed:
+                runs = deployed[name].pin(house, kit)
+                same = (runs and runs.digest) == (pin and pin.digest)
+                row = replace(row, deployed=runs, is_deployed=same)
             found.append((environment.registry, row))
     if open_registry is None:
         return tuple(row for _, row in found), ()
