@@ -285,6 +285,15 @@ def test_a_pin_that_was_removed_by_hand_is_found(promoted: Any, datakit: Any) ->
     assert {"not-by-command", "unpinned"} == set(kinds(datakit("drift", "qa", "--json", code=78)))
 
 
+def test_what_comes_from_no_registry_needs_no_pin(tree: Any, datakit: Any) -> None:
+    assert {"unpinned"} == set(kinds(datakit("drift", "int", "--offline", "--json", code=78)))
+    file = tree.root / "warehouses/environments/int.yaml"
+    text = file.read_text()
+    for place in (text.replace("docker", "process"), f"{text}docker: {{pull: never}}\n"):
+        file.write_text(place)
+        assert [] == kinds(datakit("drift", "int", "--offline", "--json"))
+
+
 def test_a_lock_from_before_seals_says_that_no_command_wrote_it(tree: Any, datakit: Any, releases: Any) -> None:
     digest = releases.digests["sqlserver-bronze@1.0.0"]
     kits = f"    sqlserver-bronze: {{version: 1.0.0, digest: {digest}}}\n"

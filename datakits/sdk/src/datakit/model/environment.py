@@ -304,6 +304,11 @@ class Environment(Model):
         return value
 
     @property
+    def pulls(self) -> bool:
+        """Whether images come from a registry: a process has none, and an engine may have but what was built on it."""
+        return self.runtime == "kubernetes" or (self.runtime == "docker" and self.docker.pull != "never")
+
+    @property
     def resource_classes(self) -> dict[str, Resources]:
         """The classes of resources by name: the environment's own, and the usual ones."""
         return {**DEFAULT_RESOURCES, **self.resources}

@@ -130,7 +130,7 @@ def _in_tree(place: Place, project: Project) -> Iterator[Drift]:
     for house, kit in sorted(pinned - taken):
         fix = f"datakit lock {name} removes it, and so does a promotion of everything"
         yield Drift("unused-pin", name, f"{house}/{kit}", "no warehouse of the tree takes it", fix)
-    if place.environment.runtime == "process" and not pinned:
+    if not place.environment.pulls and not pinned:
         return
     for house, kit in sorted(taken - pinned):
         how = f"datakit promote ENVIRONMENT {name}" if place.environment.frozen else f"datakit lock {name}"
