@@ -276,6 +276,15 @@ class House:
         return dict(bag.dags)
 
 
+IMPROPER_REPORTS = [
+    ("pass", "ended well, but the datakit left no run report"),
+    ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("{")', "the run report is not JSON"),
+    ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("[]")', "no JSON object with a status"),
+    ('report(more="x" * (1 << 20))', "more than the 1,048,576 that are taken"),
+]
+"""What a datakit may do instead of leaving a run report, and what the task's log says of it."""
+
+
 def fails_with(house: House, words: str, capfd: pytest.CaptureFixture[str], tries: int = 1) -> str:
     """Run a task with one retry; it fails, says these words and a next step. Return what was printed."""
     task = house.run(RETRIED)["ingest"]

@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from .containers import IMAGE, left_containers
-from .house import INGEST, RETRIED, House, fails_with
+from .house import IMPROPER_REPORTS, INGEST, RETRIED, House, fails_with
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("airflow_database")]
 
@@ -137,12 +137,7 @@ def test_every_line_is_in_the_tasks_log_once(docker_house: House, capfd: pytest.
 
 @pytest.mark.parametrize(
     ("body", "words"),
-    [
-        ("pass", "ended well, but the datakit left no run report"),
-        ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("{")', "the run report is not JSON"),
-        ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("[]")', "no JSON object with a status"),
-        ('report(more="x" * (1 << 20))', "more than the 1,048,576 that are taken"),
-    ],
+    IMPROPER_REPORTS,
 )
 def test_a_report_that_is_none_fails_with_the_reason(
     docker_house: House, body: str, words: str, capfd: pytest.CaptureFixture[str]

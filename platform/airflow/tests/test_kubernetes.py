@@ -15,7 +15,7 @@ import yaml
 from datakit_lab.kubernetes import KubernetesDouble
 
 from .containers import PASSWORD, wait_for
-from .house import INGEST, RETRIED, House, fails_with
+from .house import IMPROPER_REPORTS, INGEST, RETRIED, House, fails_with
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("airflow_database")]
 
@@ -84,12 +84,7 @@ def test_every_line_is_in_the_tasks_log_once_and_at_its_level(
 
 @pytest.mark.parametrize(
     ("body", "words"),
-    [
-        ("pass", "ended well, but the datakit left no run report"),
-        ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("{")', "the run report is not JSON"),
-        ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("[]")', "no JSON object with a status"),
-        ('report(more="x" * (1 << 20))', "more than the 1,048,576 that are taken"),
-    ],
+    IMPROPER_REPORTS,
 )
 def test_a_report_that_is_none_fails_with_the_reason(
     pod_house: House, body: str, words: str, capfd: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .house import INGEST, RETRIED, House, Lab
+from .house import IMPROPER_REPORTS, INGEST, RETRIED, House, Lab
 
 pytestmark = pytest.mark.usefixtures("airflow_database")
 
@@ -170,10 +170,7 @@ def test_a_line_is_in_the_log_while_the_datakit_still_runs(house: House) -> None
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("pass", "ended well, but the datakit left no run report"),
-        ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("{")', "the run report is not JSON"),
-        ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("[]")', "no JSON object with a status"),
-        ('report(more="x" * (1 << 20))', "more than the 1,048,576 that are taken"),
+        *IMPROPER_REPORTS,
         ("os.kill(os.getpid(), signal.SIGSEGV)", "was ended by a signal (139: SIGSEGV)"),
     ],
 )

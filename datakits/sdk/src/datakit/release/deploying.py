@@ -45,7 +45,7 @@ class Deployable:
     created: str
     lock: Lock
     runtime_version: str | None
-    unpinned: tuple[str, ...]
+    unpinned: tuple[str, ...] = ()
 
 
 def push_deployment(
