@@ -285,9 +285,11 @@ IMPROPER_REPORTS = [
 """What a datakit may do instead of leaving a run report, and what the task's log says of it."""
 
 
-def fails_with(house: House, words: str, capfd: pytest.CaptureFixture[str], tries: int = 1) -> str:
+def fails_with(
+    house: House, words: str, capfd: pytest.CaptureFixture[str], tries: int = 1, warehouse: str = "finance"
+) -> str:
     """Run a task with one retry; it fails, says these words and a next step. Return what was printed."""
-    task = house.run(RETRIED)["ingest"]
+    task = house.run(RETRIED.replace("finance", warehouse))["ingest"]
     output = capfd.readouterr().out
     assert (task.state, task.try_number) == ("failed", tries), output
     assert words in output

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -332,3 +333,82 @@ def test_nothing_secret_is_in_what_docker_shows(docker_house: House) -> None:
         process.communicate()
     assert "a password" not in shown
     assert "a ticket" not in shown
+
+
+def test_lines_of_both_streams_are_whole_and_logged_once(
+    docker_house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    docker_house.body("sys.stdout.write('half '); sys.stdout.flush(); say('one', 'warning'); say('two'); report()")
+    assert docker_house.run(INGEST)["ingest"].state == "success"
+    lines = capfd.readouterr().out.splitlines()
+    for words, level in {"half": "info", "one": "warning", "two": "info"}.items():
+        (found,) = [line for line in lines if f"] {words} " in line]
+        assert f"[{level}" in found
+
+
+def test_a_task_that_is_told_to_end_before_its_container_is_there_makes_none(
+    docker_house: House, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from airflow_datakit.runtimes.docker import DatakitDockerOperator
+
+    real = DatakitDockerOperator._image
+
+    def told(self: DatakitDockerOperator) -> Any:
+        self.on_kill()
+        return real(self)
+
+    monkeypatch.setattr(DatakitDockerOperator, "_image", told)
+    docker_house.body("say('hello'); report()")
+    assert docker_house.run(INGEST)["ingest"].state == "failed"
+    output = capfd.readouterr().out
+    assert "was told to end before it began" in output
+    assert "hello" not in output
+
+
+def test_what_the_engine_cannot_give_is_not_tried_again(docker_house: House, capfd: pytest.CaptureFixture[str]) -> None:
+    docker_house.body("report()", resources={"small": {"cpu": 1000, "memory": "64Mi"}})
+    assert "CPUs" in fails_with(docker_house, "the Docker engine refuses the container", capfd)
+
+
+def test_a_volume_that_is_not_there_is_named_and_not_made(
+    docker_house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    docker_house.marketing = Path("/var/lib/datakit/marketing.duckdb")
+    docker_house.body("report()", docker={"volumes": {"datakit-nowhere": "/var/lib/datakit"}})
+    fails_with(docker_house, "a volume that the environment names is not there", capfd, warehouse="marketing")
+    assert docker_house.run(INGEST)["ingest"].state == "success"  # finance is no file, and has no volume
+    assert "datakit-nowhere" not in {volume.name for volume in docker.from_env().volumes.list()}
+
+
+def test_a_worker_that_this_one_cannot_see_is_not_taken_for_dead() -> None:
+    from airflow_datakit.runtimes.docker import _is_dead, _this_worker
+
+    place, pid, started = _this_worker().rsplit("/", 2)
+    host, table = place.split("/")
+    dead = f"{place}/{pid}/{int(started) - 1}"
+    assert [_is_dead(_this_worker()), _is_dead(dead)] == [False, True]
+    assert not _is_dead(f"other/{table}/{pid}/1")
+    assert not _is_dead(f"{host}/another-boot-pid:[1]/{pid}/1")
+
+
+def test_another_environment_s_container_of_the_same_task_is_left_alone(docker_house: House) -> None:
+    from types import SimpleNamespace
+
+    from airflow_datakit import DatakitOperator
+
+    docker_house.body("report()")
+    operator = DatakitOperator.create(
+        "ingest", datakit="sqlserver-bronze", dataset="airline.flights", warehouse="finance"
+    )
+    context: Any = {"ti": SimpleNamespace(dag_id="example", task_id="ingest", run_id="r", map_index=-1)}
+    own = {**operator._identity(context), "datakit.worker": "elsewhere/boot/1/1"}
+    client = docker.from_env()
+    earlier, other = (
+        client.containers.create(IMAGE, labels=labels) for labels in (own, {**own, "datakit.environment": "other"})
+    )
+    try:
+        operator._sweep(context)
+        left = {found.id for found in left_containers()}
+        assert (earlier.id in left, other.id in left) == (False, True)
+    finally:
+        other.remove(force=True)

@@ -188,8 +188,9 @@ def test_a_claim_that_is_not_there_is_named(
     house: House, cluster: KubernetesDouble, capfd: pytest.CaptureFixture[str]
 ) -> None:
     volumes = {"nowhere": "/var/lib/datakit"}
+    house.marketing = Path("/var/lib/datakit/marketing.duckdb")
     house.pod("report()", kubernetes={"startup_timeout": "8s", "volumes": volumes})
-    output = fails_with(house, "a volume of the pod cannot be mounted", capfd)
+    output = fails_with(house, "a volume of the pod cannot be mounted", capfd, warehouse="marketing")
     assert 'persistentvolumeclaim "nowhere" not found' in output
     assert "kubernetes.volumes" in output
 
@@ -228,3 +229,37 @@ def test_nothing_secret_is_in_the_pod(pod_house: House, cluster: KubernetesDoubl
     for canary in (PASSWORD, "a password", "a ticket"):
         assert canary not in shown
         assert canary not in output
+
+
+@pytest.mark.parametrize("moment", ["before", "while"])
+def test_a_task_that_is_told_to_end_before_its_pod_is_known_leaves_none(
+    pod_house: House,
+    cluster: KubernetesDouble,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    moment: str,
+) -> None:
+    from airflow_datakit.runtimes.kubernetes import DatakitKubernetesOperator
+    from kubernetes.client import CoreV1Api
+
+    build, create = DatakitKubernetesOperator.build_pod_request_obj, CoreV1Api.create_namespaced_pod
+    told: list[DatakitKubernetesOperator] = []
+
+    def built(self: DatakitKubernetesOperator, *arguments: Any, **more: Any) -> Any:
+        told.append(self)
+        if moment == "before":
+            self.on_kill()
+        return build(self, *arguments, **more)
+
+    def created(self: CoreV1Api, *arguments: Any, **more: Any) -> Any:
+        made = create(self, *arguments, **more)
+        if moment == "while":
+            told[-1].on_kill()
+        return made
+
+    monkeypatch.setattr(DatakitKubernetesOperator, "build_pod_request_obj", built)
+    monkeypatch.setattr(CoreV1Api, "create_namespaced_pod", created)
+    pod_house.pod("time.sleep(30); report()")
+    assert pod_house.run(INGEST)["ingest"].state == "failed"
+    assert "was told to end" in capfd.readouterr().out
+    wait_for(lambda: cluster.pods("data") == [])

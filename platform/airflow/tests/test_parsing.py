@@ -134,8 +134,13 @@ def test_what_a_partial_maps_over_is_looked_up_too(house: House) -> None:
 
 
 def test_the_operator_is_never_a_task_itself(house: House) -> None:
-    with pytest.raises(TypeError, match="create"):
-        DatakitOperator()
+    with pytest.raises(TypeError, match=r"call DatakitOperator\.create"):
+        DatakitOperator("ingest", **FLIGHTS)
+
+
+def test_airflows_resources_are_not_the_class_of_resources(house: House) -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'resource_class'"):
+        DatakitOperator.create("ingest", resources="small", **FLIGHTS)
 
 
 def test_every_argument_of_an_operator_passes_through(house: House) -> None:
@@ -168,12 +173,42 @@ def test_a_table_is_an_asset_that_another_dag_is_scheduled_on(house: House) -> N
     assert dag.timetable.asset_condition is not None
 
 
+def test_an_asset_may_be_of_a_tree_that_is_named(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATAKIT_HOME")
+    task = DatakitOperator.create("ingest", **FLIGHTS, home=str(house.root))
+    assert [bronze_asset("airline.flights", "finance", home=home) for home in (house.root, str(house.root))] == [
+        task.outlets[0]
+    ] * 2
+
+
 def test_only_whole_loads_and_commits_update_the_asset(house: House) -> None:
     outlets = {
         step: len(DatakitOperator.create(f"step{number}", **FLIGHTS, slice=step).outlets)
         for number, step in enumerate((None, "plan", "1/2", "commit"))
     }
     assert outlets == {None: 1, "plan": 0, "1/2": 0, "commit": 1}
+
+
+def test_of_mapped_tasks_only_those_that_cannot_be_slices_update_the_asset(house: House) -> None:
+    dag = house.dag(
+        "from airflow.sdk import task\n"
+        "some = task(task_id='some')(lambda: [])\n"
+        "names = dict(datakit='sqlserver-bronze', dataset='airline.flights', warehouse='finance')\n"
+        "def mapped(name, **more):\n"
+        "    return DatakitOperator.partial(name, **names, **more)\n"
+        "mapped('whole').expand(parallel=[1, 2])\n"
+        "mapped('whole_kwargs').expand_kwargs([{'parallel': 1}, {'parallel': 2}])\n"
+        "mapped('commit', slice='commit').expand(parallel=[1, 2])\n"
+        "mapped('one_slice', slice='1/2').expand(parallel=[1, 2])\n"
+        "mapped('template', slice='{{ params.slice }}').expand(parallel=[1, 2])\n"
+        "mapped('slices').expand(slice=['1/2', '2/2'])\n"
+        "mapped('slices_kwargs').expand_kwargs([{'parallel': 1}, {'slice': '2/2'}])\n"
+        "mapped('slices_later').expand(slice=some())\n"
+        "mapped('kwargs_later').expand_kwargs(some())\n"
+        "mapped('some_kwargs_later').expand_kwargs([{'parallel': 1}, some()])\n"
+    )
+    with_outlet = {task.task_id for task in dag.tasks if task.outlets}
+    assert with_outlet == {"whole", "whole_kwargs", "commit"}
 
 
 def test_a_dag_survives_airflows_serialisation(house: House) -> None:
@@ -203,7 +238,7 @@ def test_parsing_a_dag_imports_nothing_heavy_and_no_other_runtime(house: House) 
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     heavy, runtimes = (json.loads(line) for line in done.stdout.splitlines()[-2:])
     assert heavy == []
-    assert {name.rpartition(".")[2] for name in runtimes} == {"process", "_launch", "_places"}
+    assert {name.rpartition(".")[2] for name in runtimes} == {"process", "_launch", "_lines", "_places"}
 
 
 def test_a_runtime_that_is_not_installed_names_the_extra(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,3 +257,28 @@ def test_a_mistake_in_a_dag_file_is_its_import_error(house: House) -> None:
     )
     [message] = DagBag(house.dags).import_errors.values()
     assert "did you mean 'finance'?" in message
+    assert "In the task: ingest" in message
+    assert 'wrong.py", line 4, in <module>' in message
+    assert "specification.py" not in message
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "DatakitOperator.partial('mapped', datakit='nothing', dataset='airline.flights', warehouse='finance')",
+        "DatakitOperator.partial('mapped', datakit='sqlserver-bronze', warehouse='finance').expand(dataset=['a.b'])",
+        (
+            "DatakitOperator.partial('mapped', datakit='sqlserver-bronze').expand_kwargs("
+            "[{'dataset': 'a.b', 'warehouse': 'finance'}])"
+        ),
+    ],
+)
+def test_a_mistake_in_a_mapped_task_names_it_too(house: House, made: str) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    (house.dags / "wrong.py").write_text(
+        f"from airflow.sdk import DAG\nfrom airflow_datakit import DatakitOperator\nwith DAG('wrong'):\n    {made}\n"
+    )
+    [message] = DagBag(house.dags).import_errors.values()
+    assert "In the task: mapped" in message
+    assert 'wrong.py", line 4, in <module>' in message

@@ -134,6 +134,24 @@ def test_the_sidecar_may_use_a_whole_core_to_start(house: House) -> None:
     }
 
 
+def test_every_container_has_limits_so_that_a_quota_lets_the_pod_in(house: House) -> None:
+    spec = rendered(house)["spec"]
+    for item in [*spec["containers"], *spec["initContainers"]]:
+        assert item["resources"]["limits"].keys() == item["resources"]["requests"].keys() == {"cpu", "memory"}
+
+
+def test_pods_of_another_environment_are_told_apart(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow_datakit import _tree
+
+    own = rendered(house)["metadata"]["labels"]
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow-qa.corp.example")
+    _tree.this_airflow.cache_clear()
+    other = rendered(house)["metadata"]["labels"]
+    _tree.this_airflow.cache_clear()
+    assert own["datakit.environment"] == "test"
+    assert own["datakit.airflow"] != other["datakit.airflow"]
+
+
 def test_no_variable_comes_from_a_secret(house: House) -> None:
     spec = rendered(house)["spec"]
     for item in [*spec["containers"], *spec["initContainers"]]:
@@ -179,20 +197,23 @@ def test_the_platforms_template_is_below_and_our_pod_above(house: House) -> None
     assert {"name": "HTTPS_PROXY", "value": "p:1"} in container(pod)["env"]
 
 
-def test_a_claim_is_where_the_environment_says_and_only_the_datakit_has_it(house: House) -> None:
+def test_a_claim_is_for_the_datakit_whose_warehouse_is_a_file_in_it_and_for_nobody_else(house: House) -> None:
     claims = {"marketing": "/var/lib/datakit", "archive": "/var/lib/archive"}
-    pod = rendered(house, kubernetes={"volumes": claims})
+    house.marketing = Path("/var/lib/datakit/marketing.duckdb")
+    pod = rendered(house, {"warehouse": "marketing"}, kubernetes={"volumes": claims})
     kubernetes_validate.validate(pod, "1.36.0", strict=True)
-    names = {
-        volume["persistentVolumeClaim"]["claimName"]: volume["name"]
+    ((claim, name),) = [
+        (volume["persistentVolumeClaim"]["claimName"], volume["name"])
         for volume in pod["spec"]["volumes"]
         if "persistentVolumeClaim" in volume
-    }
+    ]
+    assert claim == "marketing"
     mounts = {mount["name"]: mount for mount in container(pod)["volumeMounts"]}
-    assert {claim: mounts[name]["mountPath"] for claim, name in names.items()} == claims
-    assert not any(mounts[name].get("readOnly") for name in names.values())
+    assert mounts[name] == {"name": name, "mountPath": "/var/lib/datakit"}
     others = [*pod["spec"]["initContainers"], container(pod, "airflow-xcom-sidecar")]
-    assert not {mount["name"] for each in others for mount in each["volumeMounts"]} & set(names.values())
+    assert name not in {mount["name"] for each in others for mount in each["volumeMounts"]}
+    finance = rendered(house, kubernetes={"volumes": claims})
+    assert "persistentVolumeClaim" not in str(finance)
 
 
 def test_a_task_with_a_timeout_is_a_pod_with_a_deadline(house: House) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -275,3 +276,70 @@ def test_a_launch_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
     command[4] = str(os.getpid())
     assert subprocess.run(command, check=False).returncode == 0
     assert mark.exists()
+
+
+def test_a_datakit_that_closes_its_output_goes_on_to_its_end(house: House) -> None:
+    house.fake("say('goodbye'); os.close(1); os.close(2); time.sleep(1); report()")
+    assert house.run(INGEST)["ingest"].state == "success"
+
+
+def test_every_line_of_a_chatty_datakit_is_logged_once_though_it_is_told_to_end(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    house.fake(
+        """
+        ended = []
+        signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
+        number = 0
+        while not ended:
+            say(f'line {number}.')
+            number += 1
+        say(f'last line is {number}.')
+        """
+    )
+    timed = INGEST.replace('warehouse="finance"', 'warehouse="finance", execution_timeout=timedelta(seconds=3)')
+    assert house.run(timed)["ingest"].state == "failed"
+    output = capfd.readouterr().out
+    (last,) = re.findall(r"last line is (\d+)\.", output)
+    assert re.findall(r"\bline (\d+)\.", output) == [str(number) for number in range(int(last))]
+
+
+def test_a_long_line_keeps_its_level(house: House, capfd: pytest.CaptureFixture[str]) -> None:
+    house.fake("say('long ' + 'x' * 200_000, 'error'); report()")
+    house.run(INGEST)
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "long xxx" in line]
+    assert "[error" in line
+
+
+def test_a_task_that_is_told_to_end_before_it_began_begins_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from airflow_datakit.runtimes.process import DatakitProcessOperator
+
+    real = DatakitProcessOperator._command
+
+    def told(self: DatakitProcessOperator) -> list[str]:
+        self.on_kill()
+        return real(self)
+
+    monkeypatch.setattr(DatakitProcessOperator, "_command", told)
+    house.fake("say('it began'); report()")
+    assert house.run(INGEST)["ingest"].state == "failed"
+    output = capfd.readouterr().out
+    assert "was told to end before it began" in output
+    assert "it began\n" not in output.replace("before it began", "")
+
+
+def test_a_report_that_airflow_cannot_keep_does_not_hide_the_verdict(
+    house: House, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the API is away")
+
+    monkeypatch.setattr(RuntimeTaskInstance, "xcom_push", broken)
+    house.fake("report(status='failed', exit_code=78); sys.exit(78)")
+    task = house.run(RETRIED)["ingest"]
+    assert (task.state, task.try_number) == ("failed", 1)
+    assert "the run report cannot be kept as XCom: the API is away" in capfd.readouterr().out

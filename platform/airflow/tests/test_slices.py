@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow_datakit import ingest_slices
 from airflow_datakit.slices import slices_of
 from datakit.errors import ConfigurationError
@@ -20,7 +21,12 @@ ingest_slices(
 
 
 def test_a_plan_is_written_as_the_run_protocol_writes_slices() -> None:
-    assert slices_of({"slices": 3}) == ["1/3", "2/3", "3/3"]
+    assert slices_of({"status": "planned", "slices": 3}) == ["1/3", "2/3", "3/3"]
+
+
+def test_what_was_committed_before_has_no_slices_and_says_what_would_load_again() -> None:
+    with pytest.raises(AirflowSkipException, match="trigger a new run"):
+        slices_of({"status": "already_loaded", "slices": None})
 
 
 def test_a_group_is_plan_slices_load_and_commit(house: House) -> None:
@@ -31,6 +37,16 @@ def test_a_group_is_plan_slices_load_and_commit(house: House) -> None:
     assert [len(dag.get_task(f"flights.{name}").outlets) for name in ("plan", "load", "commit")] == [0, 0, 1]
     assert dag.get_task("flights.plan").request["parallel"] == 4
     assert "parallel" not in dag.get_task("flights.commit").request
+
+
+def test_what_airflow_knows_of_a_task_is_so_for_every_task_of_the_group(house: House) -> None:
+    more = "retries=7, queue='slow', pool='sources', resource_class='large', trigger_rule='none_failed', outlets=[]"
+    dag = house.dag(SLICED.replace("retries=1", more))
+    for name in ("plan", "slices", "load", "commit"):
+        task = dag.get_task(f"flights.{name}")
+        assert (task.retries, task.queue, task.pool) == (7, "slow", "sources"), name
+    rules = {name: dag.get_task(f"flights.{name}").trigger_rule for name in ("plan", "slices", "load", "commit")}
+    assert rules == {"plan": "none_failed", "slices": "all_success", "load": "all_success", "commit": "all_success"}
 
 
 def test_a_slice_of_ones_own_is_refused(house: House) -> None:
@@ -82,7 +98,27 @@ def test_one_slice_that_fails_is_tried_again_alone_and_the_commit_happens_once(l
     assert lab.sql(f"SELECT count(*) FROM {lab_house.schema}._dk_loads") == [["1"]]
 
 
-def test_nothing_new_skips_the_whole_group(house: House) -> None:
+def test_a_group_that_is_cleared_after_its_commit_loads_nothing_and_does_not_fail(
+    lab_house: House, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # dag.test() makes a DAG run each time; a cleared one keeps its id
+    monkeypatch.setattr("airflow_datakit._task.run_id_of", lambda *_: "example/the-run")
+    dag = lab_house.dag(SLICED)
+    assert {task.state for task in dag.test().get_task_instances()} == {"success"}
+    tasks = {task.task_id: task for task in dag.test().get_task_instances()}
+    assert tasks["flights.plan"].xcom_pull(task_ids="flights.plan")["status"] == "already_loaded"
+    assert {name: task.state for name, task in tasks.items()} == {
+        "flights.plan": "success",
+        "flights.slices": "skipped",
+        "flights.load": "skipped",
+        "flights.commit": "skipped",
+    }
+    assert lab.sql(f"SELECT count(*) FROM {lab_house.schema}._dk_loads") == [["1"]]
+
+
+@pytest.mark.parametrize("rule", ["all_success", "none_failed"])
+def test_nothing_new_skips_the_whole_group(house: House, rule: str) -> None:
     house.fake("report(status='nothing', exit_code=99); sys.exit(99)")
-    states = {task.task_id: task.state for task in house.dag(SLICED).test().get_task_instances()}
+    sliced = SLICED.replace("at_once=2", f"at_once=2, trigger_rule={rule!r}")
+    states = {task.task_id: task.state for task in house.dag(sliced).test().get_task_instances()}
     assert set(states.values()) == {"skipped"}

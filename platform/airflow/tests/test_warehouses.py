@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from airflow_datakit import dags_from_warehouses
+from airflow_datakit.warehouses import _slug
 from datakit.errors import ConfigurationError, InvalidFile
 
 from .house import House
@@ -69,8 +72,54 @@ def test_a_broken_file_is_an_error_and_no_dag_disappears_in_silence(house: House
         dags_from_warehouses()
 
 
-def test_two_schedules_of_one_id_are_refused(house: House) -> None:
+def test_a_mistake_in_one_warehouse_is_no_error_of_another_that_is_named(house: House) -> None:
+    house.put("warehouses/marketing/warehouse.yaml", "name: marketing\ntipe: duckdb\n")
+    assert set(dags_from_warehouses(warehouses=["finance"])) == {"finance_hourly", "finance_daily"}
+    for wanted in (None, ["marketing"], ["finance", "marketing"]):
+        with pytest.raises(InvalidFile, match="tipe"):
+            dags_from_warehouses(warehouses=wanted)
+
+
+def schedules(house: House, first: str, second: str) -> dict[str, str | None]:
     file = house.root / "warehouses/marketing/warehouse.yaml"
-    file.write_text(file.read_text().replace('"@daily"', '"0 6 * * *"').replace('"@weekly"', '"0  6 * * *"'))
-    with pytest.raises(ConfigurationError, match="would be one DAG"):
-        dags_from_warehouses()
+    file.write_text(file.read_text().replace('"@daily"', f'"{first}"').replace('"@weekly"', f'"{second}"'))
+    return {name: dag.schedule for name, dag in dags_from_warehouses(warehouses=["marketing"]).items()}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ids"),
+    [
+        ("0 6 * * 1-5", "0 6 * * 1,5", ("0_6_x_x_1to5", "0_6_x_x_1and5")),
+        ("0/5 6 * * *", "0,5 6 * * *", ("0per5_6_x_x_x", "0and5_6_x_x_x")),
+        ("0 */2 * * *", "0 6 * * FRI#1", ("0_x_2_x_x_x", "0_6_x_x_FRInth1")),
+        ("*/5 6 * * 1", "* 5 6 * */1", ("x_5_6_x_x_1", "x_5_6_x_xper1")),
+        ("*/5 6 * * 1", "* 5 6 * * 1", ("x_5_6_x_x_1", "x__5__6__x__x__1")),
+    ],
+)
+def test_two_cron_expressions_are_two_dags(house: House, first: str, second: str, ids: tuple[str, str]) -> None:
+    assert schedules(house, first, second) == {f"marketing_{ids[0]}": first, f"marketing_{ids[1]}": second}
+
+
+def test_no_two_cron_expressions_have_one_id() -> None:
+    fields = ("*", "1", "5", "*/5", "1-5", "1,*/5", "1/5")
+    expressions = [" ".join(chosen) for count in (5, 6) for chosen in product(fields, repeat=count)]
+    assert len({_slug(expression) for expression in expressions}) == len(expressions)
+
+
+def test_schedules_that_differ_in_white_space_are_one(house: House) -> None:
+    assert schedules(house, "0 6 * * *", " 0  6 * * * ") == {"marketing_0_6_x_x_x": "0 6 * * *"}
+    [dag] = dags_from_warehouses(warehouses=["marketing"]).values()
+    assert sorted(dag.task_ids) == ["airline.airlines", "airline.airports", "airline.flights"]
+
+
+def test_every_dag_has_the_tags_of_an_iterator(house: House) -> None:
+    dags = dags_from_warehouses(warehouses=iter(["finance"]), tags=iter(["nightly"]))
+    assert [dag.tags for dag in dags.values()] == [{"datakit", "finance", "nightly"}] * 2
+
+
+@pytest.mark.parametrize("argument", ["warehouses", "tags"])
+def test_a_text_is_no_list_of_names(house: House, argument: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        dags_from_warehouses(**{argument: "finance"})
+    assert f"{argument} is the text 'finance'" in str(caught.value)
+    assert f'{argument}=["finance"]' in str(caught.value)

@@ -14,7 +14,13 @@ from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import XCOM_RETURN_KEY, Asset, BaseOperator, XComArg
+from airflow.providers.common.compat.sdk import (
+    XCOM_RETURN_KEY,
+    AirflowException,
+    Asset,
+    BaseOperator,
+    XComArg,
+)
 from datakit.errors import ConfigurationError
 from datakit.model.run import RunRequest
 from datakit.model.specification import RunSpec, specify
@@ -24,6 +30,7 @@ from airflow_datakit._links import RunReportLink
 from airflow_datakit._outcome import Report, conclude
 from airflow_datakit._tree import chosen_environment, chosen_project
 from airflow_datakit.assets import asset_of
+from airflow_datakit.runtimes._lines import Lines
 from airflow_datakit.runtimes._places import KRB5_CONF
 
 if TYPE_CHECKING:
@@ -61,6 +68,8 @@ class DatakitTask(BaseOperator):
     ui_color = "#e3f0ec"
     hands_over: ClassVar[bool] = True
     """Whether warehouse and environment travel with the request, because the datakit's image has neither."""
+    told_to_end = False
+    """Whether Airflow said that this task is to end; it may say so before there is anything that could be."""
 
     def __init__(
         self,
@@ -162,10 +171,27 @@ class DatakitTask(BaseOperator):
 
     get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
 
+    def on_kill(self) -> None:
+        """Remember that this task is to end."""
+        self.told_to_end = True
+
+    def refuse_to_begin(self) -> None:
+        """Stop here if the task was told to end.
+
+        :raises AirflowException: it was.
+        """
+        if self.told_to_end:
+            raise AirflowException(f"{self.title} was told to end before it began; nothing was loaded")
+
     def log_line(self, line: str) -> None:
         """Write one line of the datakit into the task's log, at the level that the datakit gave it."""
         level, message = parse_line(line)
         getattr(self.log, level)("%s", message)
+
+    def log_lines(self, lines: Lines) -> None:
+        """Write every line that there is into the task's log."""
+        while (line := lines.take()) is not None:
+            self.log_line(line)
 
     def finish(
         self, context: Context, exit_code: int, report: Report | None, problem: str | None, hint: str | None = None
@@ -176,7 +202,10 @@ class DatakitTask(BaseOperator):
         """
         self.report = report
         if exit_code != 0 and report is not None and self.do_xcom_push:
-            context["ti"].xcom_push(XCOM_RETURN_KEY, report)
+            try:
+                context["ti"].xcom_push(XCOM_RETURN_KEY, report)
+            except Exception as error:  # noqa: BLE001  # whatever Airflow's API has, the verdict matters more
+                self.log.warning("the run report cannot be kept as XCom: %s", error)
         return conclude(exit_code, report, problem, what=self.title, hint=hint)
 
 
@@ -225,6 +254,13 @@ def refuse_unknown(kwargs: Mapping[str, Any]) -> None:
     :raises ConfigurationError: names the nearest argument there is.
     """
     known = _base_arguments()
+    if isinstance(kwargs.get("resources"), str):
+        raise ConfigurationError(
+            "resources is Airflow's own argument, and takes no name of a class",
+            subject="DatakitOperator",
+            cause="did you mean 'resource_class'?",
+            fix=f"write resource_class={kwargs['resources']!r}",
+        )
     for name in kwargs:
         if name not in known and not name.startswith("_"):
             near = get_close_matches(name, [*known, *OWN_ARGUMENTS], n=1, cutoff=0.7)
@@ -270,7 +306,7 @@ def _is_template(value: Any) -> bool:
 def _rendered_value(name: str, value: Any) -> Any:
     """Return what a rendered text means: templates give text, also for numbers and truth."""
     if name == "full" and isinstance(value, str):
-        return value.strip().lower() in {"true", "1", "yes"}
+        return value.strip()  # the protocol knows which words mean yes and no
     if name == "parallel" and isinstance(value, str):
         return int(value) if value.strip().isdigit() else value
     return value

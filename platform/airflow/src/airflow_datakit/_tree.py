@@ -5,8 +5,9 @@ Both are read once in a process. Airflow parses each DAG file in a process of it
 
 from __future__ import annotations
 
+import hashlib
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from airflow.providers.common.compat.sdk import conf
@@ -42,6 +43,15 @@ def chosen_environment(project: Project) -> str:
         f"of airflow.cfg (or the variable AIRFLOW__DATAKIT__ENVIRONMENT): neither is set{also}",
         fix=f"set one of them to one of the environments in {folders}: {known}",
     )
+
+
+@cache
+def this_airflow() -> str:
+    """Return what tells this Airflow from another one that uses the same engine or cluster: a hash of its addresses."""
+    addresses = (
+        conf.get(*option, fallback="") for option in (("api", "base_url"), ("core", "execution_api_server_url"))
+    )
+    return hashlib.sha256("\n".join(map(str, addresses)).encode()).hexdigest()[:12]
 
 
 def _option(name: str) -> str | None:

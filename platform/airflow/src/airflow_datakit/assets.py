@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow.sdk import Asset
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
     from datakit.model.specification import RunSpec
 
 
-def bronze_asset(dataset: str, warehouse: str) -> Asset:
+def bronze_asset(dataset: str, warehouse: str, *, home: str | Path | None = None) -> Asset:
     """Return the asset that a task updates when it has loaded ``dataset`` into ``warehouse``.
 
+    :param home: the tree, where it is another than this Airflow's.
+    :raises ConfigurationError: there is no tree.
     :raises UnknownName: there is no such warehouse, or it does not take the dataset.
     """
-    config, ingest, _, _ = chosen_project().ingest(warehouse, dataset)
+    config, ingest, _, _ = chosen_project(home).ingest(warehouse, dataset)
     schema = ingest.table_schema or config.table_schema
     return _asset(warehouse, f"{schema}.{dataset.partition('.')[2]}")
 

@@ -18,6 +18,9 @@ from airflow_datakit.operator import DatakitOperator
 _BEGINNING: Final = datetime(2024, 1, 1, tzinfo=UTC)
 """Airflow wants a start; what a load reads, its cursor decides."""
 
+_WORDS: Final = {"@": "", "*": "x", "-": "to", ",": "and", "/": "per", "#": "nth", "?": "any"}
+"""What ids cannot hold of a cron expression, in words."""
+
 
 def dags_from_warehouses(
     path: str | Path | None = None,
@@ -31,29 +34,37 @@ def dags_from_warehouses(
         globals().update(dags_from_warehouses())
 
     :param path: the tree; without it the one that this Airflow works with.
-    :param warehouses: only these; without it all that the environment has a connection for. A file for each keeps a
-        mistake in one from hiding the others.
+    :param warehouses: only these; without it all that the environment has a connection for. A DAG file for each keeps
+        a mistake in one from hiding the others: what cannot be read elsewhere in the tree is then no error.
     :param tags: further tags; ``datakit`` and the warehouse's name are tags anyway.
     :param dag_arguments: for Airflow's DAG, such as ``default_args``; by default nothing is caught up and one run is
         active at a time.
-    :raises ConfigurationError: as :meth:`~airflow_datakit.operator.DatakitOperator.create`.
+    :raises ConfigurationError: as :meth:`~airflow_datakit.operator.DatakitOperator.create`; or ``warehouses`` or
+        ``tags`` is one text.
+    :raises InvalidFile: a file of the tree cannot be read, or that of a warehouse in ``warehouses``.
     """
+    _refuse_text("warehouses", warehouses)
+    _refuse_text("tags", tags)
+    tags = tuple(tags)  # every DAG has them, and an iterator gives them once
     project = chosen_project(path)
-    if project.broken:
+    if warehouses is None and project.broken:
         raise project.broken[0]
     names = _of_environment(project) if warehouses is None else warehouses
     dags: dict[str, DAG] = {}
     for name in names:
         for schedule, ingests in _by_schedule(project, name).items():
             dag_id = f"{name}_{_slug(schedule)}"
-            if dag_id in dags:
-                raise ConfigurationError(
-                    f"two schedules of warehouse {name!r} would be one DAG, {dag_id}",
-                    subject=project.warehouse_files[name].where("ingest"),
-                    fix="write them alike",
-                )
             dags[dag_id] = _dag(dag_id, name, schedule, ingests, path, tags, dag_arguments)
     return dags
+
+
+def _refuse_text(argument: str, value: Iterable[str] | None) -> None:
+    if isinstance(value, str):  # its letters would be the names
+        raise ConfigurationError(
+            f"{argument} is the text {value!r}, and has to be a list of texts",
+            subject="dags_from_warehouses",
+            fix=f'write it in brackets: {argument}=["{value}"]',
+        )
 
 
 def _of_environment(project: Project) -> Iterable[str]:
@@ -89,9 +100,18 @@ def _dag(
 def _by_schedule(project: Project, name: str) -> dict[str | None, list[tuple[str, str]]]:
     found: dict[str | None, list[tuple[str, str]]] = {}
     for ingest in project.warehouse(name).ingest:
-        found.setdefault(ingest.schedule, []).extend((ingest.datakit, dataset) for dataset in ingest.datasets)
+        schedule = None if ingest.schedule is None else " ".join(ingest.schedule.split())
+        found.setdefault(schedule, []).extend((ingest.datakit, dataset) for dataset in ingest.datasets)
     return found
 
 
 def _slug(schedule: str | None) -> str:
-    return re.sub(r"\W+", "_", schedule.replace("*", "x")).strip("_") if schedule else "by_hand"
+    """Return a schedule as part of a DAG's id: as short as it can be while no two schedules share one."""
+    if schedule is None:
+        return "by_hand"
+    # */5 is x_5, and so are the two fields * 5. With five fields, a sixth word says that the first x_5 is a step; where
+    # it is not, the step has a word of its own. A sixth field would look like a step, so six stand further apart
+    step = "xper" if re.search(r"\* \d.*\*/", schedule) else "x_"
+    between = "_" if schedule.count(" ") < 5 else "__"
+    words = {**_WORDS, "*/": step, " ": between}
+    return re.sub(r"\*/|\W", lambda found: words.get(found[0], "_"), schedule)

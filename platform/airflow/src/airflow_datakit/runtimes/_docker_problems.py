@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from http import HTTPStatus
 from pathlib import Path
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from datakit.errors import AccessDenied, ConfigurationError, DatakitError, TemporaryError
+from docker.errors import APIError
 
 from airflow_datakit.runtimes._registry_words import certificate_of_another, is_denied, is_missing, is_untrusted
 
@@ -74,6 +76,13 @@ def of(error: Exception, image: str, url: object) -> DatakitError:
             subject=str(url),
             fix="let the platform team add the worker's user to the group that owns the socket",
         )
+    if getattr(error, "status_code", None) == HTTPStatus.BAD_REQUEST:
+        return ConfigurationError(
+            f"the Docker engine refuses the container: {text}",
+            subject=str(url),
+            cause="the environment asks for what this engine cannot give: processors, memory, a mount, a network",
+            fix="compare the section docker and the resources of the environment with the message",
+        )
     return TemporaryError(
         f"the Docker engine failed: {text}",
         subject=str(url),
@@ -92,6 +101,11 @@ def of_login(text: str, image: str) -> DatakitError:
         cause="login or password in the Airflow connection that docker.connection names is wrong or has expired",
         fix="correct it where it is kept, in Airflow's connections or the vault",
     )
+
+
+def keeps_no_log(error: APIError) -> bool:
+    """Whether the engine was told to keep nothing of what containers write."""
+    return "does not support reading" in str(error.explanation or error)
 
 
 def not_built(image: str) -> DatakitError:

@@ -14,6 +14,7 @@ from datakit.model.environment import SidecarRuntime
 from datakit.model.specification import RunSpec
 from kubernetes.client import models as k8s
 
+from airflow_datakit._tree import this_airflow
 from airflow_datakit.runtimes._places import BOOTSTRAP, SHARED
 
 SIDECAR: Final = "datakit-sidecar"
@@ -127,9 +128,14 @@ class PodParts:
         return [k8s.V1LocalObjectReference(name=name) for name in self._spec.environment.kubernetes.pull_secrets]
 
     def labels(self) -> dict[str, str]:
-        """Return labels that a selector can use; what is too long for one is an annotation."""
+        """Return labels that a selector can use; what is too long for one is an annotation.
+
+        The real operator finds an earlier try's pod by them, so they tell environments and Airflows apart.
+        """
         labels = {
             **self._spec.labels,
+            "datakit.airflow": this_airflow(),
+            "datakit.environment": self._spec.environment.name,
             "datakit.name": self._spec.datakit,
             "datakit.version": self._spec.version,
             "datakit.dataset": self._spec.dataset,
@@ -147,13 +153,18 @@ class PodParts:
 
     @property
     def _claims(self) -> dict[str, str]:
-        return self._spec.environment.kubernetes.volumes
+        return self._spec.volumes_of(self._spec.environment.kubernetes.volumes)
 
     def _sidecar(self) -> SidecarRuntime:
         sidecar = self._spec.environment.sidecar
         if sidecar is None:  # rendering the task has refused it already
             raise ValueError(self._spec.environment.name)
         return sidecar
+
+
+def xcom_resources() -> k8s.V1ResourceRequirements:
+    """Return what the container needs that hands over the report: a quota refuses pods of which one says nothing."""
+    return _limits(0.01, "32Mi", burst=0.1)
 
 
 def _limits(cpu: float, memory: str, *, burst: float = 0) -> k8s.V1ResourceRequirements:

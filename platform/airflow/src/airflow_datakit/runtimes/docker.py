@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import socket
 import tarfile
 import threading
-from collections.abc import Iterator
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +23,9 @@ from requests.exceptions import RequestException
 
 from airflow_datakit._outcome import LARGEST_REPORT, SIGNALS, Report, fail, parse_report
 from airflow_datakit._task import DatakitTask
+from airflow_datakit._tree import this_airflow
 from airflow_datakit.runtimes import _docker_problems as problems
+from airflow_datakit.runtimes._lines import Lines, undisturbed
 from airflow_datakit.runtimes._places import REPORT, SECRETS, SHARED, TICKETS
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _WORKER: Final = "datakit.worker"
 _ENGINE_SECONDS: Final = 60
+_AGAIN_SECONDS: Final = 1
 _ENGINE_ERRORS: Final = (DockerException, RequestException)
 """What the client raises: an answer that is an error, and an engine that went away."""
 
@@ -40,7 +42,9 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
     """Runs a datakit as a container. What the real operator has no argument for is set when the container is made."""
 
     template_fields = ("request", "image")
-    _told_to_end = False
+    _output = Lines()
+    _read = 0
+    _ending: threading.Thread | None = None
 
     @classmethod
     def rendered(cls, spec: RunSpec) -> dict[str, Any]:
@@ -64,13 +68,17 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
 
         :raises AirflowException: or one of its subclasses, as the run protocol's exit codes say.
         """
+        self.told_to_end, self._ending, self._output, self._read = False, None, Lines(), 0
+        self.container = None  # type: ignore[assignment]  # as the real operator begins
         try:
             self._reach_engine()
             self._sweep(context)
             self._check_image(self._image() or self._pulled())
             self._check_credentials()
+            self._check_volumes()
             self.environment = self.variables_for(context, report=REPORT, tickets=TICKETS, secrets=SECRETS)
             self.labels = self._labels(context)
+            self.refuse_to_begin()
             self.container = self._create()
         except DatakitError as error:
             fail(error)
@@ -79,14 +87,14 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         return self._run(context)
 
     def on_kill(self) -> None:
-        """Tell the container to end, and kill it when its grace is over; :meth:`execute` reads its log meanwhile."""
-        if self.container is None or self._told_to_end:
-            return
-        self._told_to_end = True
-        self._kill(signal.SIGTERM)
-        grace = threading.Timer(self._grace, self._kill, [signal.SIGKILL])
-        grace.daemon = True
-        grace.start()
+        """Let the engine end the container within its grace; :meth:`execute` reads its log meanwhile.
+
+        The engine does it, because Airflow kills this worker long before a grace of more than seconds is over.
+        """
+        super().on_kill()
+        if self.container is not None and self._ending is None:
+            self._ending = threading.Thread(target=self._stop, args=[self.container["Id"]], daemon=True)
+            self._ending.start()
 
     # Before the container
 
@@ -127,6 +135,7 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         self.log.info("pulling %s", self.image)
         try:
             for answer in self.cli.pull(self.image, stream=True, decode=True):
+                self.refuse_to_begin()
                 if "error" in answer:  # docker-py does not raise it
                     raise problems.of_pull(str(answer["error"]), self.image)
         except APIError as error:
@@ -164,6 +173,18 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
                 fix=f"stop what uses it, docker volume rm {name}, and start the sidecar",
             )
 
+    def _check_volumes(self) -> None:
+        for name in self._volumes:
+            try:
+                self.cli.inspect_volume(name)
+            except NotFound:
+                raise ConfigurationError(
+                    "a volume that the environment names is not there",
+                    subject=f"Docker volume {name}",
+                    cause="docker.volumes spells it otherwise, or it was never made; Docker would make an empty one",
+                    fix=f"docker volume ls; correct the name, or docker volume create {name}",
+                ) from None
+
     def _create(self) -> dict[str, Any]:
         limit, size = memory_bytes(self.spec.resources.memory), memory_bytes(self.spec.resources.scratch)
         container: dict[str, Any] = self.cli.create_container(
@@ -193,12 +214,18 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             Mount(SHARED, place.credentials_volume, type="volume", read_only=True, no_copy=True),
             # the report has to be there still when the container has ended, which memory is not
             Mount(str(Path(REPORT).parent), None, type="volume"),
-            *(Mount(target, name, type="volume") for name, target in place.volumes.items()),
+            *(Mount(target, name, type="volume") for name, target in self._volumes.items()),
         ]
+
+    @property
+    def _volumes(self) -> dict[str, str]:
+        return self.spec.volumes_of(self.spec.environment.docker.volumes)
 
     def _identity(self, context: Context) -> dict[str, str]:
         task = context["ti"]
         return {
+            "datakit.airflow": this_airflow(),
+            "datakit.environment": self.spec.environment.name,
             "datakit.dag": task.dag_id,
             "datakit.task": task.task_id,
             "datakit.run": task.run_id,
@@ -220,10 +247,13 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
 
     def _run(self, context: Context) -> Report:
         container = self.container["Id"]
-        self._told_to_end, self._lines_read = False, 0
         self.log.info("%s, container %s of %s", self.title, container[:12], self.image)
         try:
             try:
+                self.refuse_to_begin()
+                self.cli.start(container)
+                if self.told_to_end:  # while it was started, so that there was nothing to end
+                    self.on_kill()
                 self._follow(container)
                 exit_code = self.cli.wait(container, timeout=None)["StatusCode"]
             except BaseException:  # a timeout of Airflow's, for example, which is raised out of a signal handler
@@ -231,7 +261,10 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
                 self.cli.wait(container, timeout=self._grace + _ENGINE_SECONDS)
                 raise
             finally:
-                self._catch_up(container)
+                with suppress(*_ENGINE_ERRORS):  # the connection may have been lost, and lines with it
+                    self._log_from(container, follow=False)
+                self._output.finish()
+                self.log_lines(self._output)
             state = self.cli.inspect_container(container)["State"]
             report, problem = parse_report(self._report(container))
         except _ENGINE_ERRORS as error:
@@ -241,19 +274,30 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         return self.finish(context, exit_code, report, problem, hint=self._hint(exit_code, state))
 
     def _follow(self, container: str) -> None:
-        """Start the container and log its lines until its log ends, which a lost connection makes it do, too."""
-        stream = self.cli.attach(container, stdout=True, stderr=True, stream=True)
-        self.cli.start(container)
-        for line in _lines(stream):
-            self._lines_read += 1
-            self.log_line(line)
+        """Log the container's lines as they come, until it has ended; a lost connection ends its log, too."""
+        try:
+            self._log_from(container, follow=True)
+            while self.cli.inspect_container(container)["State"]["Running"]:
+                time.sleep(_AGAIN_SECONDS)
+                self._log_from(container, follow=True)
+        except APIError as error:
+            if not problems.keeps_no_log(error):
+                raise
+            self.log.warning("%s; this task's log has nothing of the datakit's", error.explanation)
 
-    def _catch_up(self, container: str) -> None:
-        """Log the lines that were not read while they came: each line is in the task's log once."""
-        with suppress(*_ENGINE_ERRORS):  # a log driver that keeps nothing
-            whole = self.cli.logs(container, stdout=True, stderr=True, stream=False)
-            for line in list(_lines(iter([whole])))[self._lines_read :]:
-                self.log_line(line)
+    def _log_from(self, container: str, *, follow: bool) -> None:
+        """Log what the engine has of the container's output, from the first byte that was not read yet.
+
+        The engine keeps a line whole, whichever stream it came from, and gives the same bytes each time.
+        """
+        known = self._read
+        for piece in self.cli.logs(container, stdout=True, stderr=True, stream=True, follow=follow):
+            fresh = piece[known:]
+            known = max(0, known - len(piece))
+            with undisturbed():
+                self._read += len(fresh)
+                self._output.feed(fresh)
+                self.log_lines(self._output)
 
     def _report(self, container: str) -> bytes | None:
         try:
@@ -272,9 +316,9 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
             self.cli.stop(container, timeout=self._grace)
             self.cli.remove_container(container, force=True, v=True)
 
-    def _kill(self, number: signal.Signals) -> None:
+    def _stop(self, container: str) -> None:
         with suppress(*_ENGINE_ERRORS):  # it has ended
-            self.cli.kill(self.container["Id"], signal=number)
+            self.cli.stop(container, timeout=self._grace)
 
     def _hint(self, exit_code: int, state: dict[str, Any]) -> str | None:
         if state.get("OOMKilled"):
@@ -289,30 +333,34 @@ class DatakitDockerOperator(DatakitTask, DockerOperator):
         return max(1, round(self.spec.environment.defaults.grace.total_seconds()))
 
 
-def _lines(stream: Iterator[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in stream:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line.decode("utf-8", errors="replace") for line in lines)
-    if rest:
-        yield rest.decode("utf-8", errors="replace")
-
-
 def _this_worker() -> str:
-    """Return what names this process among all that ever ran on a machine: host, process id and start."""
-    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
+    """Return what names this process among all that ever ran on a machine: host, process table, process id, start."""
+    return f"{socket.gethostname()}/{_process_table()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def _process_table() -> str:
+    """Return what names the processes that this one sees: those of one boot of one machine, in one namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    return f"{boot}-{Path('/proc/self/ns/pid').readlink()}"
 
 
 def _is_dead(worker: str) -> bool:
-    """Whether a worker was on this machine and is no more; of another machine's, nothing is known."""
-    host, _, process = worker.partition("/")
-    pid, _, started = process.partition("/")
-    return host == socket.gethostname() and pid.isdigit() and _started(int(pid)) != started
+    """Whether a worker was one of the processes that this one sees, and is no more; of others nothing is known."""
+    place, _, process = worker.rpartition("/")[0].rpartition("/")
+    started = worker.rpartition("/")[2]
+    if place != f"{socket.gethostname()}/{_process_table()}" or not process.isdigit():
+        return False
+    return _started(int(process)) not in (started, None)
 
 
-def _started(pid: int) -> str:
-    """Return when a process started, in clock ticks of the machine (proc(5), stat, field 22); "" if it is gone."""
+def _started(pid: int) -> str | None:
+    """Return when a process started, in clock ticks of the machine (proc(5), stat, field 22).
+
+    :returns: "" if it is gone, None if this one may not know.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
+    except OSError:
+        return None

@@ -24,7 +24,7 @@ from airflow_datakit._outcome import Report, fail, parse_report
 from airflow_datakit._task import DatakitTask
 from airflow_datakit.runtimes import _kubernetes_problems as problems
 from airflow_datakit.runtimes._places import REPORT, SECRETS, TICKETS
-from airflow_datakit.runtimes._pod import PodParts
+from airflow_datakit.runtimes._pod import PodParts, xcom_resources
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -44,6 +44,9 @@ class _Hook(KubernetesHook):
     def get_xcom_sidecar_container_image(self) -> str:
         return self._xcom_image
 
+    def get_xcom_sidecar_container_resources(self) -> k8s.V1ResourceRequirements:
+        return xcom_resources()
+
 
 class _PodManager(PodManager):
     """Gives the datakit's lines to the task, which knows their levels."""
@@ -55,7 +58,12 @@ class _PodManager(PodManager):
     def run_pod_async(self, pod: k8s.V1Pod, **arguments: Any) -> k8s.V1Pod:
         """Make the pod; the real one writes the whole of it into the log if that fails."""
         body = self._client.api_client.sanitize_for_serialization(pod)
-        return self._client.create_namespaced_pod(body=body, namespace=pod.metadata.namespace, **arguments)
+        self._task.refuse_to_begin()
+        made = self._client.create_namespaced_pod(body=body, namespace=pod.metadata.namespace, **arguments)
+        if self._task.told_to_end:  # meanwhile: nobody knew of a pod that could be ended
+            self.delete_pod(made)
+            self._task.refuse_to_begin()
+        return made
 
     def _log_message(self, message: str, *_: Any, **__: Any) -> None:
         self._task.log_line(message)
@@ -146,13 +154,21 @@ class DatakitKubernetesOperator(DatakitTask, KubernetesPodOperator):
             self.env_vars = parts.environment(
                 self.variables_for(context, report=REPORT, tickets=TICKETS, secrets=SECRETS)
             )
-        return super().build_pod_request_obj(context, dry_run=dry_run)
+        pod = super().build_pod_request_obj(context, dry_run=dry_run)
+        pod.spec.automount_service_account_token = False  # a false value of ours gives way to the template's
+        return pod
+
+    def on_kill(self) -> None:
+        """Delete the pod; the datakit in it has its grace."""
+        DatakitTask.on_kill(self)
+        KubernetesPodOperator.on_kill(self)
 
     def execute(self, context: Context) -> Report:
         """Run the pod, its log in the task's log as it comes, and return its report.
 
         :raises AirflowException: or one of its subclasses, as the run protocol's exit codes say.
         """
+        self.told_to_end = self._killed = False
         self.log.info("%s, a pod of %s", self.title, self.image)
         return self._concluded(context, lambda: super(DatakitKubernetesOperator, self).execute(context))
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,13 +20,13 @@ from datakit.model.specification import RunSpec
 from airflow_datakit._outcome import LARGEST_REPORT, OF_THE_PROTOCOL, Report, fail, parse_report
 from airflow_datakit._task import DatakitTask
 from airflow_datakit.runtimes import _launch
+from airflow_datakit.runtimes._lines import Lines, undisturbed
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 _POLL_SECONDS: Final = 0.5
 _CHUNK: Final = 1 << 16
-_LONGEST_LINE: Final = 1 << 16
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -38,6 +37,7 @@ class DatakitProcessOperator(DatakitTask):
 
     _process: subprocess.Popen[bytes] | None = None
     _kill_at: float | None = None
+    _output = Lines()
 
     @classmethod
     def rendered(cls, spec: RunSpec) -> dict[str, Any]:  # noqa: ARG003  # BaseOperator needs nothing of it
@@ -49,6 +49,7 @@ class DatakitProcessOperator(DatakitTask):
 
         :raises AirflowException: or one of its subclasses, as the run protocol's exit codes say.
         """
+        self.told_to_end, self._process, self._kill_at, self._output = False, None, None, Lines()
         with tempfile.TemporaryDirectory(prefix="datakit-") as folder:
             report = Path(folder) / "report.json"
             try:
@@ -67,6 +68,10 @@ class DatakitProcessOperator(DatakitTask):
         Airflow calls this in a signal handler, above whatever ``execute`` was doing: to wait here would leave nobody to
         read the log, and a datakit that nobody reads cannot end.
         """
+        super().on_kill()
+        self._terminate()
+
+    def _terminate(self) -> None:
         if self._kill_at is None and self._signal(signal.SIGTERM):
             self._kill_at = time.monotonic() + self.spec.environment.defaults.grace.total_seconds()
 
@@ -107,7 +112,7 @@ class DatakitProcessOperator(DatakitTask):
     def _run(self, command: list[str], environment: dict[str, str], folder: str) -> int:
         limit = memory_bytes(self.spec.resources.memory)
         launch = [sys.executable, "-I", "-S", str(Path(_launch.__file__)), str(os.getpid()), str(limit)]
-        self._kill_at = None
+        self.refuse_to_begin()
         with subprocess.Popen(
             [*launch, *command],
             env=environment,
@@ -118,8 +123,7 @@ class DatakitProcessOperator(DatakitTask):
             start_new_session=True,  # a group of its own, so that a signal reaches what it starts, too
         ) as self._process:
             try:
-                for line in self._lines(self._process):
-                    self.log_line(line)
+                self._follow(self._process)
             except BaseException:  # a timeout of Airflow's, for example, which is raised out of a signal handler
                 self._end()
                 raise
@@ -128,41 +132,37 @@ class DatakitProcessOperator(DatakitTask):
             exit_code = self._process.wait()
         return exit_code if exit_code >= 0 else 128 - exit_code
 
-    def _lines(self, process: subprocess.Popen[bytes]) -> Iterator[str]:
-        """Yield the log's lines until the datakit has ended; kill it when its grace is over or its worker gone."""
+    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+        """Log its lines until the datakit has ended; kill it when its grace is over or its worker gone."""
         assert process.stdout is not None  # noqa: S101  # as Popen was told
         supervisor = os.getppid()
-        rest = b""
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while True:
                 ended = process.poll() is not None
                 # Airflow's supervisor is this process's parent; without it, nobody would hear of the result
-                if os.getppid() != supervisor:
-                    self.on_kill()
+                if self.told_to_end or os.getppid() != supervisor:
+                    self._terminate()
                 if self._kill_at is not None and time.monotonic() > self._kill_at:
                     self._signal(signal.SIGKILL)
-                if not selector.select(0 if ended else _POLL_SECONDS):
-                    if ended:  # a grandchild may hold the pipe open
-                        break
-                    continue
-                chunk = os.read(process.stdout.fileno(), _CHUNK)
-                if not chunk:
+                if selector.select(0 if ended else _POLL_SECONDS):
+                    with undisturbed():
+                        if piece := os.read(process.stdout.fileno(), _CHUNK):
+                            self._output.feed(piece)
+                            self.log_lines(self._output)
+                        else:  # it writes elsewhere from here on, or has ended
+                            selector.unregister(process.stdout)
+                elif ended:  # a grandchild may hold the pipe open
                     break
-                *lines, rest = (rest + chunk).split(b"\n")
-                if len(rest) > _LONGEST_LINE:
-                    lines, rest = [*lines, rest], b""
-                yield from (line.decode("utf-8", errors="replace") for line in lines if line)
-        if rest:
-            yield rest.decode("utf-8", errors="replace")
+        self._output.finish()
+        self.log_lines(self._output)
 
     def _end(self) -> None:
         """End the datakit within its grace, and go on reading its log meanwhile."""
         if self._process is None or self._process.poll() is not None:
             return
-        self.on_kill()
-        for line in self._lines(self._process):
-            self.log_line(line)
+        self._terminate()
+        self._follow(self._process)
 
     def _signal(self, number: signal.Signals) -> bool:
         """Send a signal to the datakit's group; False if it is gone."""
