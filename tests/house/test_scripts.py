@@ -90,8 +90,14 @@ def test_setup_makes_a_venv_of_exactly_the_pins(machine: Machine) -> None:
 def test_a_second_setup_does_nothing(machine: Machine) -> None:
     machine.setup()
     before = machine.calls("uv")
-    assert machine.setup().returncode == 0
+    done = machine.setup()
+    assert (done.returncode, done.stderr) == (0, "")
     assert machine.calls("uv") == before
+
+
+def test_setup_ends_with_the_line_that_finds_the_commands(machine: Machine) -> None:
+    said = machine.setup("--tests").stderr
+    assert said.splitlines()[-1] == f'    export PATH="{machine.folder}/.venv/bin:$PATH"'
 
 
 def test_airflow_gets_a_venv_of_its_own_and_only_when_it_is_asked_for(machine: Machine) -> None:

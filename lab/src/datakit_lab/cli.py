@@ -11,7 +11,7 @@ import typer
 
 from datakit_lab import server_commands, vault_commands
 from datakit_lab._commands import DataSet, Life, console, data_sets, duration
-from datakit_lab.errors import LabError
+from datakit_lab.errors import LabError, LabUnavailable
 
 if TYPE_CHECKING:
     from datakit_lab.lifecycle import Health
@@ -52,8 +52,6 @@ def up(
     sidecar_port: Annotated[int, typer.Option(help="Loopback port of the sidecar's health.")] = 18089,
 ) -> None:
     """Start the lab in the background and wait until it is ready."""
-    import shlex
-
     from datakit_lab.lifecycle import look, start
     from datakit_lab.state import LabOptions, LabState
 
@@ -71,12 +69,15 @@ def up(
     screen = console()
     with screen.status("starting the lab"):
         already, _record = start(state, options)
+    found = look(state)
+    if already:
+        _refuse_half_a_lab(state_dir, found)
     screen.print("The lab is already running." if already else "The lab is ready.", style="bold")
-    _show(state, look(state))
-    option = "" if state_dir == _DEFAULT_STATE else f" --state-dir {shlex.quote(str(state_dir))}"
+    _show(state, found)
+    option = _option(state_dir)
     typer.echo("\nLook around:")
     for command, what in [
-        (f'eval "$(datakit-lab env{option})"', "Kerberos and secrets for this shell"),
+        (f'eval "$(datakit-lab env{option})"', "Kerberos, secrets and the environment for this shell"),
         ("klist", "the tickets, for the lab's servers only"),
         (f"datakit-lab rotate keytab{option}", "new keys, which the sidecar follows"),
         (f"datakit-lab mutate{option}", "let the source change"),
@@ -114,6 +115,7 @@ def status(
         console().print(f"No lab runs in {state_dir}.")
     else:
         _show(state, found)
+        _refuse_half_a_lab(state_dir, found)
     if not found.healthy:
         raise typer.Exit(75)
 
@@ -216,6 +218,27 @@ def _command(state_dir: Path, command: str, **arguments: str | None) -> None:
     running_record(state)
     for line in call(state.control, command, **arguments)["did"]:
         typer.echo(line)
+
+
+def _option(state_dir: Path) -> str:
+    """Return what a command needs to name this lab."""
+    import shlex
+
+    return "" if state_dir == _DEFAULT_STATE else f" --state-dir {shlex.quote(str(state_dir))}"
+
+
+def _refuse_half_a_lab(state_dir: Path, found: Health) -> None:
+    """Raise for a lab that was ready once, and some of whose servers have ended or do not answer.
+
+    :raises LabUnavailable: names them.
+    """
+    down = [name for name, answers in found.answering.items() if not answers]
+    if down and found.record is not None and found.record.phase == "ready":
+        option = _option(state_dir)
+        raise LabUnavailable(
+            f"the lab runs, but not all of it: {', '.join(down)} {'is' if len(down) == 1 else 'are'} down",
+            fix=f"datakit-lab down{option} && datakit-lab up{option}",
+        )
 
 
 def _show(state: LabState, found: Health) -> None:

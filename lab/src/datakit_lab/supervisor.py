@@ -99,6 +99,7 @@ class Supervisor:
             "KRB5_CONFIG": str(self._kdc.krb5_conf),
             "KRB5CCNAME": f"FILE:{self._state.tickets / SERVICE_ACCOUNT}",
             "DATAKIT_SECRETS": str(self._state.secrets),
+            "DATAKIT_ENVIRONMENT": "local",  # the tree's file that says where a lab is
         }
         self._record.phase = "ready"
         self._state.write(self._record)

@@ -125,9 +125,11 @@ def test_a_second_up_says_that_it_is_running_and_changes_nothing(lab: Lab) -> No
 
 
 def test_env_is_for_a_shell(lab: Lab) -> None:
-    script = 'eval "$("$0" -m datakit_lab env --state-dir "$1")"; echo "$KRB5_CONFIG|$KRB5CCNAME|$DATAKIT_SECRETS"'
+    names = ("KRB5_CONFIG", "KRB5CCNAME", "DATAKIT_SECRETS", "DATAKIT_ENVIRONMENT")
+    script = f'eval "$("$0" -m datakit_lab env --state-dir "$1")"; echo "{"|".join(f"${name}" for name in names)}"'
     done = subprocess.run(["sh", "-c", script, sys.executable, lab.folder], capture_output=True, text=True, check=True)
-    config, ccache, secrets = done.stdout.strip().split("|")
+    config, ccache, secrets, environment = done.stdout.strip().split("|")
+    assert environment == "local"
     assert Path(config).is_file()
     assert Path(ccache.removeprefix("FILE:")).is_file()
     assert Path(secrets, "finance-db", "password").is_file()
@@ -249,13 +251,18 @@ def test_a_sidecar_that_is_not_ready_makes_the_lab_unhealthy(own_lab: Lab) -> No
     assert "down" in own_lab.run("status", code=75)
 
 
-def test_status_says_which_server_died(own_lab: Lab) -> None:
+def test_up_and_status_name_the_server_that_died_and_the_next_step(own_lab: Lab) -> None:
     own_lab.up()
     os.kill(own_lab.status()["services"]["kdc"]["pid"], signal.SIGKILL)
     wait_until(lambda: not own_lab.status()["answering"]["kdc"], "the KDC is down")
     wait_until(lambda: json.loads((own_lab.folder / "lab.json").read_text())["services"]["kdc"]["pid"] is None, "noted")
     assert "kdc ended by itself" in (own_lab.folder / "logs" / "lab.log").read_text()
     assert own_lab.status()["answering"]["postgres"]
+    option = f"--state-dir {own_lab.folder}"
+    for said in (own_lab.up(code=75), own_lab.run("status", code=75)):
+        assert "kdc is down" in said
+        assert f"next step: datakit-lab down {option} && datakit-lab up {option}\n" in said
+        assert "already running" not in said
 
 
 def test_a_taken_port_names_its_holder_and_starts_nothing(own_lab: Lab) -> None:

@@ -105,6 +105,20 @@ warehouses:
 """
 
 
+def test_a_source_that_an_environment_lacks_is_to_be_added_to_its_file(tree: Any, datakit: Any) -> None:
+    tree.replace(LOCAL, "airline:", "orders:")
+    (problem,) = json.loads(datakit("check", "--json").out)["problems"]
+    assert "warehouse 'finance' takes its datasets" == problem["cause"]
+    assert f"add airline under sources: in {tree.root}/{LOCAL}" == problem["fix"]
+
+
+def test_a_connection_is_not_said_to_be_unused_while_a_file_that_may_use_it_is_broken(tree: Any, datakit: Any) -> None:
+    tree.replace(LOCAL, "finance-db:", "lake-db: {path: lake.duckdb}\n  finance-db:")
+    assert "nothing in this tree uses lake-db" in datakit("check").out
+    tree.replace(WAREHOUSE, "type:", "typ:")
+    assert "nothing in this tree uses" not in datakit("check").out
+
+
 def test_a_password_in_clear_text_is_refused_where_it_stands_and_never_shown(tree: Any, datakit: Any) -> None:
     tree.replace(WAREHOUSE, "type: duckdb", "type: postgres")
     tree.write(LOCAL, POSTGRES.replace("PASSWORD", "finance-db/password"))

@@ -223,6 +223,21 @@ def test_an_address_where_kerberos_wants_a_name_is_doubtful(tree: Tree, by_ticke
     assert ("doubtful", True) == (finding["state"], "fully qualified" in finding["fix"])
 
 
+def test_the_labs_localhost_is_good_by_ticket(tree: Tree, by_ticket: LabTickets, doctor: Any) -> None:
+    assert "good" == doctor("-e", "local").state("source airline")
+
+
+def test_a_secret_of_two_connections_is_listed_once(tree: Tree, datakit: Any) -> None:
+    tree.replace(LOCAL, "{path:", "{password: airline/password, path:")
+    assert 1 == datakit("doctor", "-e", "local").out.count("secret airline/password")
+
+
+def test_without_an_environment_nothing_is_said_of_its_secrets(tree: Tree, doctor: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DATAKIT_SECRETS", "/nonexistent")
+    finding = doctor().findings["secrets"]
+    assert ("unneeded", True) == (finding["state"], "no environment is chosen" in finding["detail"])
+
+
 def test_secrets_are_read_and_never_shown(tree: Tree, doctor: Any, datakit: Any, lab_secrets: LabSecrets) -> None:
     assert "bad" == doctor("-e", "local").state("secret airline/password")
     lab_secrets.publish("airline/password", "hunter2!")

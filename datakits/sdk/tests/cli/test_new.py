@@ -43,7 +43,10 @@ def test_an_empty_folder_becomes_a_tree_whose_parts_name_each_other(
         assert 0 == made.code, made.err
         steps.append(made.out.partition("Next: ")[2].strip())
     assert [
-        "datakit new environment local, say in it where shop is, then datakit contract pull",
+        (
+            "datakit new environment local, say in it where shop is, "
+            "then datakit contract pull shop.example --environment local"
+        ),
         "datakit new warehouse NAME",
         "datakit new environment local",
         "say in it where shop, shop-db are, then datakit doctor --environment local",
@@ -73,6 +76,8 @@ def test_an_empty_folder_becomes_a_tree_whose_parts_name_each_other(
         (("bronze", "shop-bronze"), "datakit new source NAME"),
         (("warehouse", "shop"), "datakit new bronze NAME"),
         (("bronze", "shop-bronze", "--includes", "shop-source"), "there is no source datakit 'shop-source'"),
+        (("warehouse", "shop", "--type", "postgrs"), "did you mean 'postgres'?"),
+        (("source", "shop-source", "--system", "sqlservr"), "did you mean 'sqlserver'?"),
     ],
 )
 def test_what_would_refer_to_nothing_is_refused_and_the_next_step_named(
@@ -170,6 +175,15 @@ def test_an_existing_folder_is_never_overwritten(tree: Tree, datakit: Any) -> No
     result = datakit("new", "source", "airline-source")
     assert (78, True) == (result.code, "it is there already" in result.err)
     assert before == (tree.root / "datakits/airline-source/datakit.yaml").read_text()
+
+
+def test_a_second_source_datakit_of_a_source_system_is_made_only_where_it_is_meant(tree: Tree, datakit: Any) -> None:
+    refused = datakit("new", "source", "airline")
+    assert (78, True) == (refused.code, "airline-source reads airline already" in refused.err), refused.err
+    assert not (tree.root / "datakits/airline").exists()
+    made = datakit("new", "source", "airline", "--connection", "airline")
+    assert 0 == made.code, made.err
+    assert "datakit contract pull airline.example --environment NAME" in made.out
 
 
 @pytest.mark.parametrize("name", ["Shop", "shop_source", "../shop", "", "-shop", "a" * 64])

@@ -1,14 +1,15 @@
 """The run protocol from the outside: options, DATAKIT_RUN, report, exit codes."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from datakit.errors import Interrupted
+from datakit.errors import Interrupted, InvalidFile, SecretUnavailable
 
-from .conftest import Tree, flights
+from .conftest import ENVIRONMENT, Tree, flights
 
 FLIGHTS = ("--dataset", "airline.flights", "--warehouse", "finance", "--environment", "local")
 LOCAL = "warehouses/environments/local.yaml"
@@ -245,8 +246,143 @@ def test_a_run_of_a_warehouse_that_is_stopped_lists_what_was_done_and_begins_not
     monkeypatch.setattr(ingest, "open_source", stopped)
     tree.replace(WAREHOUSE, "airline.planes]", "airline.planes, airline.cars]")
     result = datakit(*ALL, "--json")
-    assert ["loaded", "failed"] == [report["status"] for report in json.loads(result.out)]
+    stopped, not_begun = json.loads(result.out)[1:]
+    assert ("airline.planes", "failed", 75, "Interrupted") == seen(stopped)
+    assert ("airline.cars", "not begun") == (not_begun["dataset"], not_begun["error"]["what"])
     assert (75, True) == (result.code, "SIGTERM" in result.err)
+    begun.clear()
+    assert "1 of 3 datasets loaded, 1 not begun" == datakit(*ALL).err.splitlines()[-1]
+
+
+def test_a_signal_names_the_dataset_that_it_stopped(tree: Tree, spawn: Any) -> None:
+    with duckdb.connect(str(tree.database)), spawn(*ALL) as process:
+        assert "waiting for process" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert "0 of 2 datasets loaded, 2 not begun" == err.splitlines()[-1]
+    with duckdb.connect(str(tree.database)), spawn("run", *FLIGHTS) as process:
+        assert "waiting for process" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert (75, True) == (process.returncode, "airline.flights: SIGINT arrived; the table is as it was" in err)
+
+
+POSTGRES = """\
+name: local
+runtime: process
+sources:
+  airline: {host: memory.corp.example, database: nowhere}
+warehouses:
+  finance-db: {host: 127.0.0.1, port: 1, database: dwh, user: loader, password: finance/password}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "secret", "code", "error"),
+    [
+        ("name: local", "name: other", "", 78, "there is no environment 'local'"),
+        ("finance-db:", "lake-db:", "", 78, "called 'finance-db'"),
+        ("database: dwh, ", "", "", 78, "the key 'database' is missing"),
+        ("name: local", "name: local", "", 77, "finance/password' is not there"),
+        ("name: local", "name: local", "canary-5f2", 75, "PostgreSQL cannot be reached"),
+    ],
+)
+def test_what_no_dataset_can_do_without_is_said_once_and_begins_none(
+    tree: Tree,
+    datakit: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    old: str,
+    new: str,
+    secret: str,
+    code: int,
+    error: str,
+) -> None:
+    monkeypatch.setenv("DATAKIT_SECRETS", str(tmp_path / "secrets"))
+    if secret:
+        (tmp_path / "secrets/finance").mkdir(parents=True)
+        (tmp_path / "secrets/finance/password").write_text(secret)
+    tree.replace(WAREHOUSE, "type: duckdb", "type: postgres")
+    tree.write(LOCAL, POSTGRES.replace(old, new))
+    result = datakit(*ALL)
+    assert (code, 1, 1) == (result.code, result.err.count(error), result.err.count("error ")), result.err
+    assert "0 of 2 datasets loaded, 2 not begun" == result.err.splitlines()[-1]
+    reports = json.loads(datakit(*ALL, "--json").out)
+    assert [("airline.flights", code), ("airline.planes", code)] == [
+        (report["dataset"], report["exit_code"]) for report in reports
+    ]
+    assert all("not begun" == report["error"]["what"] for report in reports)
+
+
+def test_a_file_that_another_process_has_open_is_waited_for_once(tree: Tree, datakit: Any, spawn: Any) -> None:
+    tree.replace(LOCAL, ".duckdb}", ".duckdb, wait: 300ms}")
+    with duckdb.connect(str(tree.database)), spawn(*ALL) as process:
+        _, err = process.communicate()
+    assert (75, 1, 1) == (process.returncode, err.count("waiting for process"), err.count("error "))
+
+
+def test_a_warehouse_that_goes_away_ends_the_run_and_is_said_once(
+    tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datakit import ingest
+    from datakit.sources import Source
+
+    def gone(*_: Any, **__: Any) -> Source:
+        tree.database.unlink()
+        tree.database.mkdir()
+        raise InvalidFile("the warehouse is not what it was")
+
+    monkeypatch.setattr(ingest, "open_source", gone)
+    result = datakit(*ALL)
+    assert (78, 1) == (result.code, result.err.count("error ")), result.err
+    assert "0 of 2 datasets loaded, 1 not begun" == result.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("missing", ["connection", "secret"])
+def test_what_one_source_lacks_is_said_once_and_keeps_no_other_source_from_loading(
+    tree: Tree, datakit: Any, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    from datakit import ingest
+
+    tree.write("datakits/second-source/datakit.yaml", SECOND.replace("notes", "planes").replace("NoteID", "TailNumber"))
+    tree.replace(
+        "datakits/memory-bronze/datakit.yaml", "airline-source\n", "airline-source\n  - datakit: second-source\n"
+    )
+    second = "  - {datakit: memory-bronze, schema: second, datasets: [second.planes]}\n"
+    tree.write(WAREHOUSE, (tree.root / WAREHOUSE).read_text() + second)
+    name = "other" if missing == "connection" else "airline"
+    tree.write(
+        LOCAL,
+        ENVIRONMENT.format(data=tree.data, database=tree.database)
+        .replace("airline:", f"{name}:")
+        .replace("warehouses:", f"  second: {{host: memory.corp.example, database: {tree.data}}}\nwarehouses:"),
+    )
+    opened = ingest.open_source
+
+    def open_source(system: str, connection: Any, **more: Any) -> Any:
+        if connection.user:
+            raise SecretUnavailable("the secret is not there")
+        return opened(system, connection, **more)
+
+    monkeypatch.setattr(ingest, "open_source", open_source)
+    result = datakit(*ALL)
+    assert (78 if missing == "connection" else 77, 1) == (result.code, result.err.count("error ")), result.err
+    assert "second.planes → finance" in result.out
+    assert "1 of 3 datasets loaded, 1 not begun" == result.err.splitlines()[-1]
+
+
+def test_a_run_report_of_every_dataset_is_refused_because_a_report_is_of_one(tree: Tree, datakit: Any) -> None:
+    refused = datakit("run", "--warehouse", "finance", "--report", "report.json")
+    assert "cause: a run report is of one dataset, and one is to go to report.json" in refused.err
+    assert "it is of one dataset, so --dataset is needed" in " ".join(datakit("run", "--help").out.split())
+
+
+def test_a_commit_whose_slices_are_missing_names_itself_and_the_slice_to_run(tree: Tree, datakit: Any) -> None:
+    run = (*FLIGHTS, "--run-id", "q1", "--slice")
+    datakit("run", *run, "plan")
+    refused = datakit("run", *run, "commit")
+    assert (75, True) == (refused.code, "airline.flights → finance: committing" in refused.err)
+    assert "--slice 1/3 --run-id q1" in refused.err
 
 
 def test_of_several_failures_one_that_a_retry_helps_decides_the_exit_code(tree: Tree, datakit: Any) -> None:

@@ -53,6 +53,18 @@ def test_a_lock_or_what_it_needs_with_uncommitted_changes_is_left_alone(
     assert count + (not dirty.startswith("int")) == promoted.count()
 
 
+def test_a_file_that_is_in_no_commit_is_to_be_added(tree: Any, datakit: Any) -> None:
+    name = "warehouses/finance/warehouse.yaml"
+    tree.git("rm", "--quiet", "--cached", name)
+    tree.git("commit", "--quiet", "-m", "Forget it")
+    answer = datakit("lock", "int", code=78)
+    assert f"{name} is in no commit" in answer.err
+    assert f"git add {name}, and commit it" in answer.err
+    tree.git("add", name)
+    tree.git("commit", "--quiet", "-m", "Do what was said")
+    datakit("lock", "int")
+
+
 def test_a_warehouse_that_is_not_committed_yet_is_not_locked(tree: Any, datakit: Any) -> None:
     file = tree.root / "warehouses/finance/warehouse.yaml"
     file.write_text(file.read_text() + "# more\n")

@@ -110,6 +110,10 @@ def test_two_environments_are_compared_offline(promoted: Any, datakit: Any, regi
     assert ("1.1.0", "1.0.0") == (found["before"]["version"], found["after"]["version"])
 
 
+def test_two_environments_without_a_lock_are_not_called_the_same(tree: Any, datakit: Any) -> None:
+    assert "neither int nor qa has a lock" in datakit("diff", "int", "qa").out
+
+
 def test_check_reads_locks_too(promoted: Any, datakit: Any) -> None:
     promoted.edit("qa", "version: 1.0.0", "versoin: 1.0.0")
     answer = datakit("check", code=78)

@@ -201,6 +201,16 @@ def test_a_connection_that_the_environment_lacks_suggests_the_nearest(tree: Path
     assert "did you mean 'airlines'?" == raised.value.cause
 
 
+def test_a_connection_that_the_environment_lacks_is_to_be_added_to_its_file(tree: Path) -> None:
+    put(tree, "warehouses/environments/local.yaml", ENVIRONMENT.replace("finance-db:", "marketing-db:"))
+    put(tree, "warehouses/finance/warehouse.yaml", WAREHOUSE.replace("finance-db", "lake-db"))
+    project = Project.find(tree)
+    with pytest.raises(UnknownName, match="called 'lake-db'") as raised:
+        project.warehouse_connection(project.environment("local"), project.warehouse("finance"))
+    added = f"add lake-db under warehouses: in {tree}/warehouses/environments/local.yaml"
+    assert (None, added) == (raised.value.cause, raised.value.fix)
+
+
 def test_a_broken_file_does_not_stop_work_on_others(tree: Path) -> None:
     put(tree, "datakits/broken/datakit.yaml", "kind: source\nnme: broken\n")
     put(tree, "warehouses/marketing/warehouse.yaml", "name: [\n")

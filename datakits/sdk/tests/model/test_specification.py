@@ -282,6 +282,65 @@ def test_a_pod_template_that_is_no_pod_is_refused(tree: Tree) -> None:
         tree.specify()
 
 
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("hostNetwork: true", "goes without hostNetwork"),
+        ("automountServiceAccountToken: true", "goes without automountServiceAccountToken"),
+        ("volumes: [{name: datakit-scratch, emptyDir: {}}]", "the volume datakit-scratch is the datakit's own"),
+        ("initContainers: [{name: datakit-sidecar}]", "the container datakit-sidecar is the datakit's own"),
+        (
+            "containers: [{name: base, volumeMounts: [{name: datakit-bootstrap, mountPath: /b}]}]",
+            "the volume datakit-bootstrap is the datakit's own",
+        ),
+        ("containers: [{name: proxy}, {name: base}]", "is not the first one"),
+        ("containers: [{name: base, command: [sh]}]", "base has its command from the run protocol"),
+        ("containers: [{name: base, envFrom: [{secretRef: {name: db}}]}]", "base has its envFrom"),
+        ("containers: [{name: base, env: [{name: DATAKIT_RUN, value: x}]}]", "DATAKIT_RUN is set by the run protocol"),
+        (
+            "containers: [{name: base, env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]}]",
+            "A would bring a secret into the environment",
+        ),
+    ],
+)
+def test_a_pod_template_that_undoes_what_a_datakits_pod_goes_without_is_refused(
+    tree: Tree, spec: str, words: str
+) -> None:
+    tree.environment("kubernetes: {pod_template: pod.yml}\n", runtime="kubernetes")
+    tree.put("warehouses/environments/pod.yml", f"kind: Pod\nspec:\n  nodeSelector: {{pool: data}}\n  {spec}\n")
+    with pytest.raises(InvalidFile, match=words) as caught:
+        tree.specify()
+    assert "pod.yml:4:" in str(caught.value)
+
+
+def test_a_task_carries_its_own_dataset_of_the_warehouse_and_no_other(tree: Tree) -> None:
+    tree.environment("")
+    file = tree.root / "warehouses/finance/warehouse.yaml"
+    configured = tree.specify().configuration["warehouse"]
+    assert [entry["datasets"] for entry in configured["ingest"]] == [["airline.flights"]]
+    assert configured["name"] == "finance"
+    assert len(file.read_text()) > 0
+
+
+@pytest.mark.parametrize("runtime", ["docker", "kubernetes"])
+@pytest.mark.parametrize(
+    ("volumes", "words"),
+    [
+        ({"a": "data"}, "should match pattern"),
+        ({"a": "/tmp"}, "/tmp is the datakit's own"),
+        ({"a": "/tmp/data"}, "/tmp is the datakit's own"),
+        ({"a": "/run"}, "/run/datakit is the datakit's own"),
+        ({"a": "/airflow/xcom"}, "/airflow is the datakit's own"),
+        ({"a": "/data", "b": "/data"}, "b and a would both be at /data"),
+    ],
+)
+def test_a_volume_where_the_datakit_has_its_own_or_another_is_refused(
+    runtime: str, volumes: dict[str, str], words: str
+) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Environment.model_validate({"name": "x", "runtime": runtime, runtime: {"volumes": volumes}})
+
+
 @pytest.mark.parametrize("name", ["DB_PASSWORD", "API_TOKEN", "VAULT_SECRET", "KRB5CCNAME", "DATAKIT_RUN", "A-B"])
 def test_what_may_not_be_in_the_environment_of_a_datakit_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):

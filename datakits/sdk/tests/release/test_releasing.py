@@ -398,6 +398,21 @@ def test_the_registry_of_the_tree_s_environments_is_taken(
     assert call("release", "airline-source").code == 0
 
 
+def test_a_registry_out_of_reach_is_traced_to_the_environments_that_name_it(
+    tree: Tree, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datakit.release._transport._FIRST_PAUSE", 0)
+    for name in ("int", "qa"):
+        tree.write(
+            f"warehouses/environments/{name}.yaml", f"name: {name}\nruntime: docker\nregistry: registry.invalid/data\n"
+        )
+    answer = call("releases", "airline-source")
+    assert (answer.code, answer.error["subject"]) == (75, "registry.invalid")
+    assert "registry.invalid/data comes from the tree's environments int, qa," in answer.error["cause"]
+    assert "DATAKIT_REGISTRY" in answer.error["fix"]
+    assert call("releases", "airline-source", "--registry", "registry.invalid/data").error["cause"] is None
+
+
 def test_an_environment_that_pulls_nothing_names_no_registry(
     tree: Tree, address: str, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from datakit.errors import (
     UnsupportedType,
     ValueRefused,
 )
-from datakit.model.load import Slice
+from datakit.model.load import Slice, TableName
 from datakit.model.manifest import LoadMode
 from datakit.testing import WarehouseCase
 from datakit.testing._warehouse_case import COLUMNS, DATASET, batch, column, request, rows_of, run, stage
@@ -203,6 +203,16 @@ def test_each_refusal_says_what_is_wrong(tmp_path: Path) -> None:
     ]:
         with pytest.raises(kind, match=word):
             open_warehouse("duckdb", section, where="local.yaml: warehouses.x").last_load(DATASET, request_table())
+
+
+def test_a_path_that_can_hold_no_file_is_a_mistake_of_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere/file.duckdb")
+    for name, says in (("folder", "name a file in it"), ("link", "ls -ld"), ("x" * 300, "too long")):
+        warehouse = open_warehouse("duckdb", {"path": str(tmp_path / name)}, where="local.yaml:6:3")
+        with closing(warehouse), pytest.raises(InvalidFile) as refused:
+            warehouse.last_load(DATASET, TableName("bronze", "things"))
+        assert ("local.yaml:6:3.path", True) == (refused.value.subject, says in str(refused.value))
 
 
 def test_a_damaged_file_is_said_to_be_damaged_and_not_tried_again(duckdb_case: WarehouseCase, file: Path) -> None:

@@ -51,7 +51,7 @@ class Demo:
         record = self._state.read()
         if record is None:
             raise LabError("the lab went away", fix="read its logs, in .lab/logs")
-        self._environment |= record.environment | {"DATAKIT_ENVIRONMENT": "local"}
+        self._environment |= record.environment
         self._place.start()
 
     def show_the_credentials(self) -> None:
@@ -171,7 +171,7 @@ class Demo:
             f"{done} Everything is still up.\n\n"
             f"Airflow: {self._airflow.url}, user {user}, password {password}\n\n"
             "    . .venv/bin/activate\n"
-            '    eval "$(datakit-lab env)" && export DATAKIT_ENVIRONMENT=local\n'
+            '    eval "$(datakit-lab env)"\n'
             "    datakit preview airline.flights\n"
             "    datakit run --warehouse finance\n"
             "    datakit doctor\n"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from datakit.cli._options import complete_datakit
-from datakit.errors import ConfigurationError, UnknownName
+from datakit.errors import ConfigurationError, RegistryUnavailable, UnknownName
 
 if TYPE_CHECKING:
     from datakit.release.registry import Registry, Release
@@ -71,33 +73,51 @@ ReleaseName = Annotated[
 ]
 
 
-def registry_address(chosen: str | None) -> str:
-    """Return the registry to talk to.
+def registry_address(chosen: str | None) -> tuple[str, list[str]]:
+    """Return the registry to talk to, and the environments that name it where nothing else does.
 
     :raises ConfigurationError: none is named, or the tree names several.
     """
     from datakit.model.project import Project
 
     if given := chosen or os.environ.get("DATAKIT_REGISTRY"):
-        return given
+        return given, []
     try:
         environments = Project.find().environments()
     except ConfigurationError:  # releases are looked at from anywhere; then nothing but the variable names a registry
         environments = {}
-    named = sorted({each.registry for each in environments.values() if each.registry and each.docker.pull != "never"})
+    named: dict[str, list[str]] = {}
+    for name, each in sorted(environments.items()):
+        if each.registry and each.docker.pull != "never":
+            named.setdefault(each.registry, []).append(name)
     if len(named) == 1:
-        return named[0]
+        return named.popitem()
     raise ConfigurationError(
-        f"the environments name {len(named)} registries: {', '.join(named)}" if named else "no registry is chosen",
+        f"the environments name {len(named)} registries: {', '.join(sorted(named))}"
+        if named
+        else "no registry is chosen",
         fix="choose one: --registry HOST/PATH, or export DATAKIT_REGISTRY=HOST/PATH",
     )
 
 
-def open_chosen(address: str | None, user: str | None, password_file: Path | None, ca_file: Path | None) -> Registry:
-    """Open the registry that the options choose."""
+@contextmanager
+def open_chosen(
+    address: str | None, user: str | None, password_file: Path | None, ca_file: Path | None
+) -> Iterator[Registry]:
+    """Open the registry that the options choose; where it cannot be reached, say who named it."""
     from datakit.release.registry import open_registry
 
-    return open_registry(registry_address(address), user=user, password_file=password_file, ca_file=ca_file)
+    chosen, environments = registry_address(address)
+    try:
+        with open_registry(chosen, user=user, password_file=password_file, ca_file=ca_file) as opened:
+            yield opened
+    except RegistryUnavailable as error:
+        if environments and error.subject == chosen.partition("/")[0]:  # of the host, not of an image in it
+            s = "s" if environments[1:] else ""
+            whose = f"environment{s} {', '.join(environments)}"
+            error.cause = error.cause or f"{chosen} comes from the tree's {whose}, and nothing else chose one"
+            error.fix = f"{error.fix}; for another registry: --registry HOST/PATH, or export DATAKIT_REGISTRY=HOST/PATH"
+        raise
 
 
 def split_release(text: str) -> tuple[str, str]:

@@ -113,7 +113,9 @@ def diff(
         print_json({"environments": [one, other], "differences": [change.as_json() for change in changes]})
         return
     if not changes:
-        out().print(f"{one} and {other} pin the same", markup=False)
+        same = any(place.lock.text is not None for place in places)
+        said = f"{one} and {other} pin the same" if same else f"neither {one} nor {other} has a lock"
+        out().print(said, markup=False)
         return
     print_table(("warehouse", "datakit", one, other, ""), [_difference(change) for change in changes])
 

@@ -54,14 +54,21 @@ def new(
     takes their datasets, an environment names their connections. Where there is no tree yet, this folder becomes one.
     """
     _check_name(name)
+    asked = connection is not None
     connection = connection or name.removesuffix("-source")
     _check_name(connection)
+    if kind is Kind.WAREHOUSE:
+        _check_installed("warehouse type", type_, "datakit.warehouses", "--type")
+    else:
+        _check_installed("source system type", system, "datakit.sources", "--system")
     project = _tree_around(into)
     if kind is Kind.ENVIRONMENT:
         _make_environment(name, project, into)
         return
     target, root = _place(_FOLDERS[kind], name, into, project)
     _check_free(target)
+    if kind is Kind.SOURCE and not asked and project is not None and root != target:
+        _check_unread(connection, project)
     values = {"name": name, "module": name.replace("-", "_"), "connection": connection, "system": system, "type": type_}
     if kind is Kind.BRONZE:
         values |= _included(project, system, includes or [], alone=root == target)
@@ -87,6 +94,26 @@ def _check_free(target: Path) -> None:
         raise ConfigurationError(
             "it is there already", subject=str(target), fix="choose another name, or another --into"
         )
+
+
+def _check_installed(kind: str, name: str, group: str, option: str) -> None:
+    from importlib.metadata import entry_points
+
+    adapters = {point.name for point in entry_points(group=group)}
+    if name not in adapters:
+        raise UnknownName.of(kind, name, adapters, where=option)
+
+
+def _check_unread(connection: str, project: Project) -> None:
+    """Refuse a second source datakit of a source system, unless ``--connection`` says that it is meant."""
+    for other, source in project.sources().items():
+        if source.manifest.connection == connection:
+            raise ConfigurationError(
+                f"the source datakit {other} reads {connection} already",
+                subject=str(source.folder),
+                fix=f"name more tables in its datakit.yaml, or choose another name; --connection {connection}, "
+                "if you mean a second one",
+            )
 
 
 def _tree_around(into: Path | None) -> Project | None:
@@ -187,9 +214,10 @@ def _make_environment(name: str, project: Project | None, into: Path | None) -> 
 def _next(kind: Kind, connection: str, project: Project | None) -> str:
     has_environment = project is not None and project.environments()
     if kind is Kind.SOURCE:
-        where = "an environment" if has_environment else "it"
+        where, environment = ("an environment", "NAME") if has_environment else ("it", "local")
         first = "" if has_environment else "datakit new environment local, "
-        return f"{first}say in {where} where {connection} is, then datakit contract pull"
+        pull = f"datakit contract pull {connection}.example --environment {environment}"
+        return f"{first}say in {where} where {connection} is, then {pull}"
     if kind is Kind.BRONZE and project is not None and not project.warehouses():
         return "datakit new warehouse NAME"
     return "datakit check" if has_environment or project is None else "datakit new environment local"

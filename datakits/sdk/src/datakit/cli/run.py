@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,15 +19,20 @@ from datakit.cli._options import Environment, Json, complete_dataset, complete_w
 from datakit.cli._output import out, print_json, show_error, wants_json
 from datakit.errors import (
     ConfigurationError,
+    CredentialsNotReady,
     DatakitError,
     Interrupted,
     InvalidFile,
     NothingToDo,
+    SecretUnavailable,
     TemporaryError,
+    TicketError,
+    UnknownName,
     UnsupportedProtocol,
 )
 
 if TYPE_CHECKING:
+    from datakit.model.project import Project
     from datakit.model.run import RunReport, RunRequest
 
 
@@ -64,7 +70,8 @@ def run(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where the run report goes. [dim]Default: DATAKIT_REPORT, else /airflow/xcom/return.json[/dim]",
+            help="Where the run report goes; it is of one dataset, so --dataset is needed. "
+            "[dim]Default: DATAKIT_REPORT, else /airflow/xcom/return.json[/dim]",
         ),
     ] = None,
     json_: Json = False,  # noqa: ARG001  # known from the arguments before they are parsed
@@ -73,9 +80,9 @@ def run(
 
     Options win over the JSON document of the run protocol in the environment variable DATAKIT_RUN.
 
-    --json prints the run report, of several datasets a list of them, also of those that fail or have nothing new. The
-    exit code of several is 75 if a retry helps one of them, else that of the first failure, else 99 if none had
-    anything new, else 0.
+    --json prints the run report, of several datasets a list of them, also of those that fail, have nothing new or are
+    not begun, because the warehouse or their source's credentials are not there. The exit code of several is 75 if a
+    retry helps one of them, else that of the first failure, else 99 if none had anything new, else 0.
     """
     options = {
         "dataset": dataset,
@@ -98,7 +105,7 @@ def run(
     if by_hand and warehouse and not dataset and not slice_:
         raise typer.Exit(_run_all(warehouse, options))
     try:
-        request = _request(options)
+        request = _request(options, report_path)
         project = Project.find()
         if request.configuration is not None:
             project = with_configuration(project, request.configuration)
@@ -147,30 +154,84 @@ def _readable(options: Mapping[str, Any]) -> dict[str, str]:
 def _run_all(warehouse: str, options: dict[str, Any]) -> int:
     """Load every dataset of a warehouse, one after the other; one that fails does not keep the others from loading.
 
+    But what the others cannot do without ends the run of them too: of all of them the environment and the warehouse, of
+    those of one source its connection and its credentials.
+
     :returns: the exit code of the whole.
     """
-    from datakit.ingest import attempt
+    from datakit.ingest import ReportDraft, attempt
     from datakit.model.project import Project
 
     project = Project.find()
-    run_id = options["run_id"] or _new_run_id()
+    options = {**options, "run_id": options["run_id"] or _new_run_id()}
+    datasets = [dataset for ingest in project.warehouse(warehouse).ingest for dataset in ingest.datasets]
+    requests = [_request({**options, "dataset": dataset}) for dataset in datasets]
     reports: list[RunReport] = []
     errors: list[DatakitError] = []
+    not_begun = 0
+    ended = _unreachable(requests[0], project)
+    ended_by_source: dict[str, DatakitError] = {}
+    if ended is not None:
+        errors.append(ended)
+        show_error(ended)
     try:
-        for dataset in [dataset for ingest in project.warehouse(warehouse).ingest for dataset in ingest.datasets]:
-            report, error = attempt(_request({**options, "dataset": dataset, "run_id": run_id}), project)
+        for request in requests:
+            source = request.dataset.partition(".")[0]
+            if hindrance := ended or ended_by_source.get(source):
+                not_begun += 1
+                reports.append(ReportDraft(request).finish_with(_not_begun(request, hindrance)))
+                continue
+            report, error = attempt(request, project)
             reports.append(report)
-            if error is not None:
-                errors.append(error)
-                show_error(error)
-            elif not wants_json():
-                _show(report)
+            if error is None:
+                if not wants_json():
+                    _show(report)
+                continue
+            errors.append(error)
+            show_error(error)
             if isinstance(error, Interrupted):
-                break
+                ended = error
+            elif not isinstance(error, NothingToDo) and (ended := _unreachable(request, project)):
+                if type(ended) is not type(error):  # else it was said just now
+                    errors.append(ended)
+                    show_error(ended)
+            elif _is_of_source(error, source, request, project):
+                ended_by_source[source] = error
     finally:
         if wants_json():
             print_json([report.model_dump(mode="json") for report in reports])
-    return _exit_code(errors, loaded=len(reports) > len(errors))
+    loaded = sum(report.status in ("loaded", "already_loaded") for report in reports)
+    if (not_begun or isinstance(ended, Interrupted)) and not wants_json():
+        typer.echo(f"{loaded} of {len(requests)} datasets loaded, {not_begun} not begun", err=True)
+    return _exit_code(errors, loaded=loaded > 0)
+
+
+def _unreachable(request: RunRequest, project: Project) -> DatakitError | None:
+    """Look whether the warehouse answers, whatever the dataset; return why not."""
+    from datakit.model.load import TableName
+    from datakit.warehouses import open_warehouse
+
+    try:
+        config = project.warehouse(request.warehouse)
+        connection, where = project.warehouse_connection(project.environment(request.environment), config)
+        with closing(open_warehouse(config.type, connection, where=where, base=project.root)) as warehouse:
+            table = TableName(config.table_schema, request.dataset.partition(".")[2])
+            warehouse.find_load(request.run_id, request.dataset, table)  # what every run asks first
+    except DatakitError as error:
+        return error
+    return None
+
+
+def _is_of_source(error: DatakitError, source: str, request: RunRequest, project: Project) -> bool:
+    """Whether the next dataset of that source would fail the same way, after the same wait; the warehouse answers."""
+    if isinstance(error, UnknownName):
+        return source not in project.environment(request.environment).sources
+    return isinstance(error, CredentialsNotReady | SecretUnavailable | TicketError)
+
+
+def _not_begun(request: RunRequest, error: DatakitError) -> DatakitError:
+    cause = f"{error.subject}: {error.what}" if error.subject else error.what
+    return type(error)("not begun", subject=request.dataset, cause=cause, fix=error.fix)
 
 
 def _exit_code(errors: list[DatakitError], *, loaded: bool) -> int:
@@ -187,9 +248,10 @@ def _new_run_id() -> str:
     return f"manual-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def _request(options: dict[str, Any]) -> RunRequest:
+def _request(options: dict[str, Any], report_path: Path | None = None) -> RunRequest:
     """Return what the options and ``DATAKIT_RUN`` ask for.
 
+    :param report_path: where the report goes, for the message.
     :raises UnsupportedProtocol: the document has another major version.
     :raises ConfigurationError: something is missing or wrong.
     """
@@ -204,6 +266,7 @@ def _request(options: dict[str, Any]) -> RunRequest:
             raise ConfigurationError(
                 f"no {name} is given",
                 subject="datakit run",
+                cause=_why_one(request, report_path) if name == "dataset" else None,
                 fix=f"add --{name} NAME, or set DATAKIT_RUN to a document of the run protocol",
             )
     if not request.get("run_id"):
@@ -223,6 +286,13 @@ def _request(options: dict[str, Any]) -> RunRequest:
             )
         request["run_id"] = _new_run_id()
     return validate(request, RunRequest, "DATAKIT_RUN" if document else "datakit run")
+
+
+def _why_one(request: dict[str, Any], report_path: Path | None) -> str | None:
+    """Return why this run cannot be of every dataset of the warehouse."""
+    if request.get("slice"):
+        return "a slice is of one dataset"
+    return f"a run report is of one dataset, and one is to go to {report_path}" if report_path else None
 
 
 def _read_document(text: str) -> dict[str, Any]:

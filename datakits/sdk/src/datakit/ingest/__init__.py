@@ -74,7 +74,7 @@ def _execute(request: RunRequest, project: Project, draft: ReportDraft, progress
             manifest.system, system, isolation=manifest.isolation, where=system_where, base=str(source.folder)
         )
 
-    interrupts = Interrupts()
+    interrupts = Interrupts(request.dataset)
     warehouse = open_warehouse(config.type, connection, where=connection_where, base=project.root)
     with closing(warehouse), interrupts.handled():
         return Ingestion(settings, connect, warehouse, progress, draft, interrupts).execute()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datakit.errors import ContractError, ContractMismatch, SchemaChangeRefused
 from datakit.ingest.bronze import METADATA_PREFIX
 from datakit.model.contract import Change, ChangeKind, Column, Contract, diff_contracts
-from datakit.model.load import TableState
+from datakit.model.load import TableName, TableState
 from datakit.model.manifest import SchemaPolicy
 
 _TAKEN: dict[SchemaPolicy, frozenset[ChangeKind]] = {
@@ -39,7 +39,8 @@ def agree(contract: Contract | None, live: Contract, policy: SchemaPolicy) -> tu
         subject=contract.dataset,
         policy=policy,
         fix=f"look at it with `datakit contract check {contract.dataset}`; if it is right, accept it with "
-        f"`datakit contract pull {contract.dataset}`, release, and rebuild the tables with `datakit run --full`",
+        f"`datakit contract pull {contract.dataset}`, release, and rebuild the table in each warehouse with "
+        f"`datakit run --full --dataset {contract.dataset} --warehouse NAME`",
     )
     if policy is SchemaPolicy.FREEZE:
         known = {column.name for column in contract.columns}
@@ -63,12 +64,20 @@ class TableChanges:
 
 
 def fit_table(
-    columns: tuple[Column, ...], key: tuple[str, ...], table: TableState | None, policy: SchemaPolicy, *, subject: str
+    columns: tuple[Column, ...],
+    key: tuple[str, ...],
+    table: TableState | None,
+    policy: SchemaPolicy,
+    *,
+    name: TableName,
+    dataset: str,
+    warehouse: str,
 ) -> TableChanges:
     """Decide how the warehouse's table changes to hold ``columns``.
 
     :param columns: the load's columns under the warehouse's names, ``_dk_row_hash`` included.
     :param table: the table as it is, None if there is none.
+    :param name: the table's, for the message; dataset and warehouse likewise.
     :raises SchemaChangeRefused: the policy refuses what would be needed.
     """
     if table is None:
@@ -109,9 +118,9 @@ def fit_table(
         refused,
         SchemaChangeRefused,
         what="the warehouse's table does not fit the source any more",
-        subject=subject,
+        subject=f"{warehouse}: {name}",
         policy=policy,
-        fix="rebuild the table with `datakit run --full`"
+        fix=f"rebuild the table with `datakit run --full --dataset {dataset} --warehouse {warehouse}`"
         + (", or let it grow with schema_changes: evolve" if _evolving_helps(refused, policy) else ""),
     )
     notes = (
@@ -122,17 +131,23 @@ def fit_table(
 
 
 def _evolving_helps(refused: Iterable[Change], policy: SchemaPolicy) -> bool:
-    return policy is not SchemaPolicy.EVOLVE and all(c.kind in _TAKEN[SchemaPolicy.EVOLVE] for c in refused)
+    return policy is not SchemaPolicy.EVOLVE and not _beyond_policies(refused)
+
+
+def _beyond_policies(changes: Iterable[Change]) -> bool:
+    """Whether one of them is a change that no policy takes."""
+    return any(change.kind not in _TAKEN[SchemaPolicy.EVOLVE] for change in changes)
 
 
 def _refuse(
     changes: Iterable[Change], error: type[ContractError], *, what: str, subject: str, policy: SchemaPolicy, fix: str
 ) -> None:
-    lines = [f"    {change}" for change in changes]
-    if lines:
+    if changes := tuple(changes):
         raise error(
-            "\n".join([f"{what}:", *lines]),
+            "\n".join([f"{what}:", *(f"    {change}" for change in changes)]),
             subject=subject,
-            cause=f"the policy for schema changes is {policy}",
+            cause="no policy for schema changes takes a removed column, another type or another key"
+            if _beyond_policies(changes)
+            else f"the policy for schema changes is {policy}",
             fix=fix,
         )

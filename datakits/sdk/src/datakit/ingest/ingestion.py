@@ -155,6 +155,7 @@ class Ingestion:
                 fix="run its slices first: --slice 1/N … N/N, with the same run id",
             )
         self._check_shared(plan, prepared)
+        self._progress.start(f"{self._request.dataset} → {self._request.warehouse}", None)
         self._commit(prepared, plan)
         return "loaded"
 

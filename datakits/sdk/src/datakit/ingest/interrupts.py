@@ -16,9 +16,12 @@ class Interrupts:
     """Turns the signals into :class:`Interrupted`, raised in the main thread.
 
     In another thread it does nothing: signals are the host program's affair there.
+
+    :param dataset: what is being loaded, for the message.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dataset: str | None = None) -> None:
+        self._dataset = dataset
         self._deferred = False
         self._pending: int | None = None
 
@@ -61,7 +64,8 @@ class Interrupts:
         if self._pending is not None:
             name, self._pending = signal.Signals(self._pending).name, None
             raise Interrupted(
-                f"{name} arrived; the warehouse is as it was",
+                f"{name} arrived; the table is as it was",
+                subject=self._dataset,
                 cause="the orchestrator or a person stopped the run",
                 fix="run it again when it suits",
             )

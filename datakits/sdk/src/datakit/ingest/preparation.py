@@ -58,7 +58,9 @@ def prepare(settings: Settings, source: Source, warehouse: Warehouse) -> Prepare
         tuple(names[column] for column in contract.key),
         table,
         settings.schema_changes,
-        subject=f"{run.warehouse}: {settings.table}",
+        name=settings.table,
+        dataset=run.dataset,
+        warehouse=run.warehouse,
     )
     if changes.left_out:
         kept = tuple(column for column in contract.columns if names[column.name] not in changes.left_out)

@@ -9,7 +9,7 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from datakit.model._base import Model, text_like
 from datakit.model.manifest import Duration, KebabName
@@ -130,6 +130,24 @@ class ProcessRuntime(Model):
     ] = None
 
 
+_TAKEN_PATHS: Final = ("/tmp", "/run/datakit", "/airflow")  # noqa: S108  # in the container
+"""Where a container has what the run protocol needs."""
+
+
+def _free_paths(volumes: dict[str, str]) -> dict[str, str]:
+    seen: dict[str, str] = {}
+    for name, path in volumes.items():
+        for taken in _TAKEN_PATHS:
+            if f"{path}/".startswith(f"{taken}/") or f"{taken}/".startswith(f"{path}/"):
+                raise ValueError(
+                    f"{name} would be at {path}, and {taken} is the datakit's own; take /var/lib/datakit, say"
+                )
+        if path in seen:
+            raise ValueError(f"{name} and {seen[path]} would both be at {path}")
+        seen[path] = name
+    return volumes
+
+
 class DockerRuntime(Model):
     """How datakits run as containers of a Docker engine."""
 
@@ -146,8 +164,8 @@ class DockerRuntime(Model):
         Field(description="never: images are built on the engine's machine, and the registry is but their prefix"),
     ] = "missing"
     pids: Annotated[int, Field(gt=0, description="The most processes and threads in one container")] = 256
-    volumes: dict[str, MountPath] = Field(
-        {}, description="Named volume → where a container has it, for warehouses that are files"
+    volumes: Annotated[dict[str, MountPath], AfterValidator(_free_paths)] = Field(
+        {}, description="Named volume → where a container has it; those whose warehouse is a file in it do"
     )
 
 
@@ -171,8 +189,8 @@ class KubernetesRuntime(Model):
     xcom_image: Annotated[
         str | None, Field(description="The image of the container that hands over the run report: any with a shell")
     ] = None
-    volumes: dict[KebabName, MountPath] = Field(
-        {}, description="PersistentVolumeClaim → where a pod has it, for warehouses that are files"
+    volumes: Annotated[dict[KebabName, MountPath], AfterValidator(_free_paths)] = Field(
+        {}, description="PersistentVolumeClaim → where a pod has it; those whose warehouse is a file in it do"
     )
     deferrable: Annotated[bool, Field(description="Wait for pods in the triggerer instead of in a worker")] = False
     startup_timeout: Annotated[Duration, Field(description="How long a pod may take until it runs")] = timedelta(

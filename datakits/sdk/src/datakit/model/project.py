@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from datakit.errors import ConfigurationError, InvalidFile, UnknownName
 from datakit.model._found import ContractFiles, Found, LoadedBronze, LoadedSource, read_datakit, read_file
@@ -32,6 +33,9 @@ from datakit.model.warehouse import Ingest, WarehouseConfig
 __all__ = ["Found", "LoadedBronze", "LoadedSource", "Project"]
 
 _T = TypeVar("_T")
+
+_NEAR: Final = 0.8
+"""How alike two names of connections are that one may be meant by the other: ``lake-db`` is not ``marketing-db``."""
 
 
 class Project:
@@ -326,8 +330,12 @@ class Project:
         found = self.environment_files.get(environment.name)
         if name not in known:
             where = found.where(section) if found else environment.name
-            raise UnknownName.of(
-                f"connection under {section} in environment {environment.name!r} called", name, known, where=where
+            near = get_close_matches(name, known, n=1, cutoff=_NEAR)
+            raise UnknownName(
+                f"there is no connection under {section} in environment {environment.name!r} called {name!r}",
+                subject=where,
+                cause=f"did you mean {near[0]!r}?" if near else None,
+                fix=f"add {name} under {section}: in {found.path if found else 'that environment'}",
             )
         return known[name], found.where(section, name) if found else f"{environment.name}: {section}.{name}"
 

@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from datakit.errors import ConfigurationError, InvalidFile, UnknownName
+from datakit.errors import ConfigurationError, UnknownName
+from datakit.model._pod_template import read_pod_template
 from datakit.model.contract import Contract
 from datakit.model.environment import Environment, Resources
 from datakit.model.lock import Lock, Pin, lock_path, read_lock
@@ -21,7 +22,6 @@ from datakit.model.manifest import Dataset
 from datakit.model.project import LoadedBronze, Project
 from datakit.model.run import PROTOCOL
 from datakit.model.warehouse import Ingest, WarehouseConfig
-from datakit.model.yaml import Document
 
 __all__ = ["RunSpec", "specify"]
 
@@ -60,6 +60,15 @@ class RunSpec:
     connection: str
     definition: Dataset
     contract: Contract | None
+
+    def volumes_of(self, volumes: Mapping[str, str]) -> dict[str, str]:
+        """Return those of an environment's volumes that this run wants: the one in which its warehouse is a file.
+
+        :param volumes: name → where a container has it.
+        """
+        section = self.environment.warehouses[self.warehouse.connection]
+        places = [f"{value}/" for value in section.values() if isinstance(value, str)]
+        return {name: path for name, path in volumes.items() if any(place.startswith(f"{path}/") for place in places)}
 
     @property
     def dataset(self) -> str:
@@ -127,7 +136,7 @@ def specify(
         version=release[0],
         image=release[1],
         request={key: value for key, value in request.items() if value is not None},
-        configuration=_configuration(project, place, config, source.manifest.connection),
+        configuration=_configuration(project, place, config, dataset, source.manifest.connection),
         principal=_principal(system.principal, connection),
         resources=_resources(project, place, resources),
         labels=labels,
@@ -141,16 +150,21 @@ def specify(
 
 
 def _configuration(
-    project: Project, environment: Environment, config: WarehouseConfig, source: str
+    project: Project, environment: Environment, config: WarehouseConfig, dataset: str, source: str
 ) -> dict[str, dict[str, Any]]:
-    """Return the two files as they are written, the environment's without connections that are not this run's."""
+    """Return the two files as they are written, without the datasets and connections that are not this run's.
+
+    They travel in one environment variable, which Linux limits to 128 KiB.
+    """
     place: Any = project.environment_files[environment.name].document.data
     taken = {
         "sources": {source: place["sources"][source]},
         "warehouses": {config.connection: place["warehouses"][config.connection]},
     }
+    warehouse: Any = project.warehouse_files[config.name].document.data
+    ingest = [{**each, "datasets": [dataset]} for each in warehouse["ingest"] if dataset in each["datasets"]]
     return {
-        "warehouse": dict(project.warehouse_files[config.name].document.data or {}),
+        "warehouse": {**warehouse, "ingest": ingest},
         "environment": {"name": environment.name, "runtime": environment.runtime, **taken},
     }
 
@@ -210,7 +224,7 @@ def _release(
             f"for warehouse {warehouse!r}",
             subject=str(lock_path(file)),
             cause="it was not released to this environment yet" if found else "there is no lock",
-            fix=f"pin it under warehouses.{warehouse}.{name}, with version and digest",
+            fix=f"datakit promote ENVIRONMENT {environment.name} --only {warehouse}/{name}, from the one where it runs",
         )
     return chosen, f"{image}:v{chosen}"
 
@@ -267,12 +281,7 @@ def _pod_template(project: Project, environment: str) -> tuple[dict[str, Any] | 
     if name is None or found.model.runtime != "kubernetes":
         return None, "a pod template"
     path = found.path.parent / name
-    data = Document.read(path).data
-    if not isinstance(data, dict) or data.get("kind") != "Pod":
-        raise InvalidFile(
-            "the pod template is no pod", subject=str(path), fix="begin it with apiVersion: v1, kind: Pod"
-        )
-    return data, path.name
+    return read_pod_template(path), path.name
 
 
 def _names_in(value: Any) -> Iterator[str]:

@@ -111,16 +111,20 @@ def _refuse_uncommitted(repository: GitRepository, paths: Iterable[Path]) -> Non
         root = repository.root if is_here else GitRepository.around(path.parent).root
         by_repository.setdefault(root, []).append(path)
     for root, mine in by_repository.items():
-        _refuse_dirty(root, GitRepository(root).uncommitted(mine))
+        _refuse_dirty(GitRepository(root), GitRepository(root).uncommitted(mine))
 
 
-def _refuse_dirty(root: Path, dirty: tuple[str, ...]) -> None:
+def _refuse_dirty(repository: GitRepository, dirty: tuple[str, ...]) -> None:
     if dirty:
+        first = dirty[0]
+        (committed,) = repository.contents(["HEAD"], repository.root / first)
         raise LockRefused(
-            f"{dirty[0]} has changes that are not committed, or is not in Git",
-            subject=str(root),
-            cause=f"so have {', '.join(dirty[1:])}" if len(dirty) > 1 else None,
-            fix=f"git diff HEAD -- {dirty[0]} shows them; commit them, or git restore --staged --worktree {dirty[0]}",
+            f"{first} is in no commit" if committed is None else f"{first} has changes that are not committed",
+            subject=str(repository.root),
+            cause=f"the same goes for {', '.join(dirty[1:])}" if len(dirty) > 1 else None,
+            fix=f"git add {first}, and commit it"
+            if committed is None
+            else f"git diff HEAD -- {first} shows them; commit them, or git restore --staged --worktree {first}",
         )
 
 

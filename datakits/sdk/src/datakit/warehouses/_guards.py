@@ -40,7 +40,9 @@ def check_complete(request: LoadRequest, staged: Mapping[int, int]) -> None:
         raise RowsLost(
             f"{len(missing)} of {request.slices} slices are not staged, the first is slice {missing[0]}",
             subject=str(request.table),
-            fix="retry the run; what is staged is kept",
+            cause="it is still on its way, it failed, or it was never begun",
+            fix=f"run what is missing under the same run id, --slice {missing[0]}/{request.slices} "
+            f"--run-id {request.run_id}, and then this again; what is staged is kept",
         )
 
 

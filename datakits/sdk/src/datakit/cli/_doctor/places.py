@@ -24,11 +24,12 @@ _SECRET_KEYS: Final = frozenset({"password", "secret", "token"})
 
 def examine_secrets(environment: Environment | None) -> Iterator[Finding]:
     """Read every secret that the environment refers to; the values are not kept."""
-    references = sorted(_references(environment)) if environment else []
+    references = sorted(set(_references(environment))) if environment else []
     folder = secrets_folder()
     if not references:
         state = State.GOOD if os.access(folder, os.R_OK | os.X_OK) else State.UNNEEDED
-        detail = str(folder) if state is State.GOOD else f"{folder} cannot be read, and the environment needs no secret"
+        why = "the environment needs no secret" if environment else "no environment is chosen"
+        detail = str(folder) if state is State.GOOD else f"{folder} cannot be read, and {why}"
         yield Finding("secrets", state, detail)
     for reference in references:
         try:
@@ -135,7 +136,8 @@ def _reach(subject: str, host: str, port: int, *, by_ticket: bool) -> Finding:
         fix = f"nc -vz {host} {port}; a firewall or network policy that drops packets gives no answer"
         return Finding(subject, State.BAD, f"{place} ({addresses[0][4][0]}): {reason}", fix)
     detail = f"{place} ({addresses[0][4][0]}) answers"
-    if by_ticket and (_is_address(host) or "." not in host):
+    # the driver asks for localhost's ticket by this machine's own name
+    if by_ticket and host != "localhost" and (_is_address(host) or "." not in host):
         fix = "write the fully qualified name, from which the service principal MSSQLSvc/HOST:PORT is built"
         return Finding(subject, State.DOUBTFUL, f"{detail}, but Kerberos wants the server's full name", fix)
     return Finding(subject, State.GOOD, detail)

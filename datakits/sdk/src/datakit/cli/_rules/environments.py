@@ -48,10 +48,12 @@ def environment_notes(project: Project) -> Iterator[str]:
     sources = {source.manifest.connection for source in project.sources().values()}
     warehouses = {config.connection for config in project.warehouses().values()}
     for environment in environments:
-        for section, names, used in (
-            ("sources", environment.model.sources, sources),
-            ("warehouses", environment.model.warehouses, warehouses),
+        for section, names, used, users in (
+            ("sources", environment.model.sources, sources, "datakit.yaml"),
+            ("warehouses", environment.model.warehouses, warehouses, "warehouse.yaml"),
         ):
+            if any(f"/{users}" in (error.subject or "") for error in project.broken):
+                continue  # the one that uses it may be the one that cannot be read
             for name in names:
                 if name not in used:
                     yield f"{environment.where(section, name)}: nothing in this tree uses {name}"
@@ -59,19 +61,16 @@ def environment_notes(project: Project) -> Iterator[str]:
 
 def _incomplete(project: Project, found: Found[Environment]) -> Iterator[DatakitError]:
     """Yield sources that an environment lacks although it knows a warehouse that takes them."""
-    missing: dict[str, str] = {}
+    seen: set[str] = set()
     for config in project.warehouses_in(found.model).values():
         for ingest in config.ingest:
             for reference in ingest.datasets:
                 connection = reference.partition(".")[0]
-                if connection not in found.model.sources and reference in project.datasets():
-                    missing.setdefault(connection, config.name)
-    for connection, warehouse in missing.items():
-        error = UnknownName.of(
-            f"source connection in environment {found.model.name!r} called",
-            connection,
-            found.model.sources,
-            where=found.where("sources"),
-        )
-        error.cause = error.cause or f"warehouse {warehouse!r} takes its datasets"
-        yield error
+                if connection in seen or reference not in project.datasets():
+                    continue
+                seen.add(connection)
+                try:
+                    project.source_system(found.model, project.dataset_source(reference))
+                except UnknownName as error:
+                    error.cause = error.cause or f"warehouse {config.name!r} takes its datasets"
+                    yield error

@@ -38,6 +38,7 @@ _FULL: Final = re.compile(
     r"No space left on device|disk quota exceeded|File too large|Out of (disk )?space|failed to offload data block",
     re.IGNORECASE,
 )
+_NO_FILE: Final = re.compile(r"Is a directory|Not a directory|No such file or directory|File name too long")
 _NO_MEMORY: Final = re.compile(r"could not allocate block|failed to pin block|failed to allocate", re.IGNORECASE)
 
 _locks: dict[str, threading.Lock] = {}
@@ -65,6 +66,7 @@ class Database:
                 fix=f"correct the path, or: mkdir -p {file.parent}",
             )
         self.file = file
+        self._where = where
         self.limits = limits(memory_limit)
         self._wait = wait
         self._settings: dict[str, str | int | bool] = {
@@ -173,6 +175,14 @@ class Database:
                 f"this process (uid {os.geteuid()}) may not write the DuckDB file: {first}",
                 subject=subject,
                 fix=f"compare owner and mode: ls -ln {self.file.parent}",
+            )
+        if f'file "{self.file}"' in first and (reason := _NO_FILE.search(first)):
+            is_folder = reason[0] == "Is a directory"
+            return InvalidFile(
+                f"the path of the DuckDB file is {'a folder' if is_folder else 'none of a file'}: {first}",
+                subject=f"{self._where}.path",
+                cause=None if is_folder else "a link that leads nowhere, or a folder that takes no files",
+                fix=f"name a file in it: {self.file}/NAME.duckdb" if is_folder else f"look at it: ls -ld {self.file}",
             )
         if _CORRUPT.search(text):
             return ConfigurationError(
