@@ -212,6 +212,19 @@ def test_the_running_double_is_loaded_changed_and_broken_from_the_command_line(o
     assert "is no fault" in own_lab.run("faults", "explode", code=78)
 
 
+def test_the_example_of_the_documentation_makes_a_table_of_ones_own(own_lab: Lab) -> None:
+    own_lab.up()
+    own_lab.run("load", "airline")
+    page = (Path(__file__).parents[3] / "docs/lab.md").read_text(encoding="utf-8")
+    (example,) = [each for each in re.findall(r"(?ms)^```py\n(.*?)^```$", page) if "mssql_python" in each]
+    example = example.replace("localhost,11433", f"localhost,{own_lab.ports['sqlserver']}")
+    example += "    print(connection.execute('SELECT count(*) FROM ops.Crew').fetchone()[0])\n"
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace(".lab/", f"{own_lab.folder}/")], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
 def test_tickets_are_renewed_before_they_expire(own_lab: Lab) -> None:
     own_lab.up("--ticket-life", "10s", "--clock-skew", "1s")
     first = max(ticket.times.endtime for ticket in tickets(own_lab))
