@@ -339,3 +339,27 @@ def test_the_demo_says_which_runtimes_there_are(tmp_path: Path) -> None:
     assert said.returncode == 78
     assert "RUNTIME is 'podman'" in said.stderr
     assert "Traceback" not in said.stderr
+
+
+def test_an_interrupt_that_comes_while_an_object_is_finalised_is_not_lost() -> None:
+    script = """
+import os, signal, time
+from datakit_lab.demo import __main__ as demo
+
+class Connection:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+demo._AGAIN_SECONDS = 0.2
+demo.hear_interrupts()
+each = Connection()
+del each
+print("swallowed", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert done.stdout.split() == ["swallowed", "heard"], done.stderr

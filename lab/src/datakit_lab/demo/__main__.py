@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from rich.console import Console
 
@@ -21,11 +21,12 @@ from datakit_lab.demo.story import Demo
 from datakit_lab.errors import LabError, LabUnavailable
 from datakit_lab.state import LabState
 
+_AGAIN_SECONDS: Final = 5
+
 
 def main() -> None:
     """Do what the command line asks."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    hear_interrupts()
     try:
         if sys.argv[1:] == ["down"]:
             _down()
@@ -66,6 +67,7 @@ def _tell() -> None:
         demo.say_how_to_look_around(kept=keep)
         kept, done = keep, True
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if not done:
             console.print("\ndemo: ending what was started", highlight=False)
         if not kept:
@@ -110,7 +112,15 @@ def _airflow(root: Path, state: LabState) -> Airflow:
     return Airflow(state.directory / "airflow", logs=state.logs, tree=root, commands=root / ".venv-airflow/bin")
 
 
+def hear_interrupts() -> None:
+    """Let whatever ends the demo raise KeyboardInterrupt, again and again until the alarm is turned off."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, _interrupt)
+
+
 def _interrupt(*_: object) -> NoReturn:
+    # what is raised while Python finalises an object, such as a connection that was read, is printed and forgotten
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
     raise KeyboardInterrupt
 
 
