@@ -276,6 +276,17 @@ class House:
         return dict(bag.dags)
 
 
+def told_to_end_at(monkeypatch: pytest.MonkeyPatch, operator: type[Any], step: str) -> None:
+    """Let Airflow tell a task to end when it comes to this step of the operator."""
+    real = getattr(operator, step)
+
+    def told(self: Any) -> Any:
+        self.on_kill()
+        return real(self)
+
+    monkeypatch.setattr(operator, step, told)
+
+
 IMPROPER_REPORTS = [
     ("pass", "ended well, but the datakit left no run report"),
     ('pathlib.Path(os.environ["DATAKIT_REPORT"]).write_text("{")', "the run report is not JSON"),

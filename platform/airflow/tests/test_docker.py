@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from .containers import IMAGE, left_containers
-from .house import IMPROPER_REPORTS, INGEST, RETRIED, House, fails_with
+from .house import IMPROPER_REPORTS, INGEST, RETRIED, House, fails_with, told_to_end_at
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("airflow_database")]
 
@@ -351,13 +351,7 @@ def test_a_task_that_is_told_to_end_before_its_container_is_there_makes_none(
 ) -> None:
     from airflow_datakit.runtimes.docker import DatakitDockerOperator
 
-    real = DatakitDockerOperator._image
-
-    def told(self: DatakitDockerOperator) -> Any:
-        self.on_kill()
-        return real(self)
-
-    monkeypatch.setattr(DatakitDockerOperator, "_image", told)
+    told_to_end_at(monkeypatch, DatakitDockerOperator, "_image")
     docker_house.body("say('hello'); report()")
     assert docker_house.run(INGEST)["ingest"].state == "failed"
     output = capfd.readouterr().out

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .house import IMPROPER_REPORTS, INGEST, RETRIED, House, Lab
+from .house import IMPROPER_REPORTS, INGEST, RETRIED, House, Lab, told_to_end_at
 
 pytestmark = pytest.mark.usefixtures("airflow_database")
 
@@ -316,13 +316,7 @@ def test_a_task_that_is_told_to_end_before_it_began_begins_nothing(
 ) -> None:
     from airflow_datakit.runtimes.process import DatakitProcessOperator
 
-    real = DatakitProcessOperator._command
-
-    def told(self: DatakitProcessOperator) -> list[str]:
-        self.on_kill()
-        return real(self)
-
-    monkeypatch.setattr(DatakitProcessOperator, "_command", told)
+    told_to_end_at(monkeypatch, DatakitProcessOperator, "_command")
     house.fake("say('it began'); report()")
     assert house.run(INGEST)["ingest"].state == "failed"
     output = capfd.readouterr().out

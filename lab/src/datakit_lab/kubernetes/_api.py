@@ -154,12 +154,9 @@ class Api:
     def delete(self, target: Target, options: Mapping[str, Any]) -> Json:
         """Remove an object; a pod ends first, within its grace, and vanishes then."""
         plural, name = target.resource.plural, str(target.name)
-        if plural == "persistentvolumeclaims":
-            self._refuse_used_claim(target.place, name)
         if plural != "pods":
-            gone = self.node.store.remove(plural, target.place, name)
-            if plural == "persistentvolumeclaims":
-                self.node.claims.remove(gone)
+            remove = self._remove_claim if plural == "persistentvolumeclaims" else self.node.store.remove
+            gone = remove(plural, target.place, name)
             return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": {
                 "name": name, "kind": plural, "uid": gone["metadata"]["uid"],
             }}  # fmt: skip
@@ -242,10 +239,12 @@ class Api:
             self.node.claims.remove(claim)
             raise
 
-    def _refuse_used_claim(self, namespace: str, name: str) -> None:
-        """A real cluster removes the claim when the last of its pods is gone."""
+    def _remove_claim(self, plural: str, namespace: str, name: str) -> Json:
         if self.node.store.select("pods", namespace, lambda pod: name in claims_of(pod))[0]:
-            raise not_modelled("deleting a claim that a pod has")
+            raise not_modelled("deleting a claim that a pod has")  # which a real cluster does when the pod is gone
+        gone = self.node.store.remove(plural, namespace, name)
+        self.node.claims.remove(gone)
+        return gone
 
     def _edit(self, target: Target, change: Any) -> Json:
         def edit(kept: Json) -> None:

@@ -137,7 +137,8 @@ def claim(name: str, **spec: Any) -> dict[str, Any]:
 def test_what_is_written_to_a_claim_outlives_the_pod_and_nobody_needs_root_for_it(cluster: Cluster) -> None:
     made = cluster.v1.create_namespaced_persistent_volume_claim(NAMESPACE, claim("kept"))
     assert (made.status.phase, made.status.capacity) == ("Bound", {"storage": "1Gi"})
-    spec = {"volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": "kept"}}]}
+    used: dict[str, Any] = {"claimName": "kept"}
+    spec = {"volumes": [{"name": "disk", "persistentVolumeClaim": used}]}
     mounts = [{"name": "disk", "mountPath": "/data"}]
     more = {"spec": spec, "volumeMounts": mounts, "securityContext": HARDENED}
     output(cluster, "writer", "echo rows > /data/file", **more)
@@ -146,7 +147,7 @@ def test_what_is_written_to_a_claim_outlives_the_pod_and_nobody_needs_root_for_i
     assert output(cluster, "reader", "cat /data/file", **more) == "rows\n"
     folder = cluster.double.claim_folder("kept", namespace=NAMESPACE)
     assert (folder / "file").read_text() == "rows\n"
-    spec["volumes"][0]["persistentVolumeClaim"]["readOnly"] = True  # type: ignore[index]
+    used["readOnly"] = True
     said = output(cluster, "looker", "echo more > /data/file || echo refused", **more)
     assert "refused" in said
     for name in ("reader", "looker"):

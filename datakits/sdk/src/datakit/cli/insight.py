@@ -34,9 +34,7 @@ def status(environments: Names = None, offline: Offline = False, json_: Json = F
     now = datetime.now(UTC)
     project = Project.find()
     open_one = None if offline else registries()
-    images, unknown = (
-        deployed_in(project, environments or project.environment_files, open_one) if open_one else ({}, ())
-    )
+    images, unknown = deployed_in(project, environments or project.environment_files, open_one)
     locks = {name: image.lock for name, image in images.items()}
     rows, notes = read_status(project, environments or (), open_registry=open_one, deployed=locks)
     notes = (*notes, *unknown)
@@ -107,7 +105,7 @@ def drift(environments: Names = None, reports: Reports = None, offline: Offline 
     found: list[Drift] = []
     notes = [f"{path} holds no run report" for path in unread]
     names = environments or sorted(project.environment_files)
-    deployed, unknown = deployed_in(project, names, open_one) if open_one else ({}, ())
+    deployed, unknown = deployed_in(project, names, open_one)
     notes += unknown
     for name in names:
         project.environment(name)

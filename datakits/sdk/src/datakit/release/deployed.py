@@ -17,12 +17,16 @@ _AT_ONCE: Final = 8
 
 
 def deployed_in(
-    project: Project, environments: Iterable[str], open_registry: Callable[[str], Registry]
+    project: Project, environments: Iterable[str], open_registry: Callable[[str], Registry] | None
 ) -> tuple[dict[str, Deployable], tuple[str, ...]]:
     """Return by environment the Airflow image that its GitOps file names, and notes about those that are not known.
 
     An environment that is deployed otherwise, or was never deployed, is left out: only its Airflow knows.
+
+    :param open_registry: None asks no registry, and nothing is known.
     """
+    if open_registry is None:
+        return {}, ()
     named: dict[str, tuple[str, str]] = {}
     notes: dict[str, str] = {}
     for name in environments:

@@ -156,10 +156,9 @@ def refuse_undeployable(project: Project, deployment: Deployment) -> None:
 
 
 def _unpinned(project: Project) -> dict[str, tuple[str, ...]]:
-    frozen = [name for name, environment in sorted(project.environments().items()) if environment.frozen]
     found: dict[str, tuple[str, ...]] = {}
-    for row in status(project, frozen, open_registry=None)[0] if frozen else ():
-        if row.pin is None:
+    for row in status(project, open_registry=None)[0]:
+        if row.frozen and row.pin is None:
             found[row.environment] = (*found.get(row.environment, ()), f"{row.warehouse}/{row.datakit}")
     return found
 
